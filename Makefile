@@ -35,14 +35,14 @@ ifdef CI
 COPT += -Werror
 endif
 
-# test and demo install what is missing themselves, so they must not need pg_config to start.
-ifneq (,$(filter test demo,$(MAKECMDGOALS)))
+.DEFAULT_GOAL = all
+.PHONY: test demo symbols
 
 test demo:
 	@test/run $@
-.PHONY: test demo
 
-else
+# test and demo install what is missing, so they alone do without a pg_config that works.
+ifneq (,$(filter-out test demo,$(or $(MAKECMDGOALS),all)))
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
@@ -62,6 +62,5 @@ symbols: all
 	@nm -D --defined-only jobstate$(DLSUFFIX) | awk '\
 	  $$3 !~ /^(jobstate_|pg_finfo_jobstate_|_PG_init$$|Pg_magic_func$$|_init$$|_fini$$)/ \
 	  { print "exported without the jobstate_ prefix: " $$3; bad = 1 } END { exit bad }'
-.PHONY: symbols
 
 endif
