@@ -1,0 +1,81 @@
+-- families ------------------------------------------------------------------
+--
+-- A family is SQL over the kernel.  Its tables are ordinary tables of whoever
+-- installs them: pg_dump carries them with their data, and their triggers come
+-- back after the data.
+
+-- require_argument: refuses NULL where it means nothing.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.require_argument(argument text, value anyelement)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+AS $$
+BEGIN
+    IF value IS NULL THEN
+        RAISE EXCEPTION 'argument "%" must not be null', argument
+            USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION jobstate.require_argument(text, anyelement)
+    IS 'raises 22004 with the argument''s name if the value is null';
+
+-- require_positive: refuses a lease, delay or batch that is not above zero.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.require_positive(argument text, value anyelement, zero anyelement)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+AS $$
+BEGIN
+    PERFORM jobstate.require_argument(argument, value);
+    IF value <= zero THEN
+        RAISE EXCEPTION 'argument "%" must be above %', argument, zero
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = pg_catalog.format('It is %s.', value);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION jobstate.require_positive(text, anyelement, anyelement)
+    IS 'raises 22023 with the argument''s name if the value is not above zero';
+
+-- family_names: every function install_<family>() of the extension is a family.
+-- Only members of the extension count, so nobody can plant one.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.family_names()
+RETURNS SETOF text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT substr(p.proname, length('install_') + 1)
+      FROM pg_proc p
+      JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+      JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
+     WHERE d.deptype = 'e' AND e.extname = 'jobstate'
+       AND p.pronamespace = 'jobstate'::regnamespace
+       AND starts_with(p.proname, 'install_') AND p.pronargs = 0
+     ORDER BY 1
+$$;
+COMMENT ON FUNCTION jobstate.family_names()
+    IS 'the families that install() knows';
+
+-- install: makes a family's machine and tables, owned by the caller.
+-- Writes and locks what the family's own install_<family>() says.
+CREATE FUNCTION jobstate.install(family text)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    known text[] := ARRAY(SELECT f FROM jobstate.family_names() f);
+BEGIN
+    PERFORM jobstate.require_argument('family', family);
+    IF NOT family = ANY (known) THEN
+        RAISE EXCEPTION 'family "%" does not exist', family
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = format('Families: %s.', array_to_string(known, ', '));
+    END IF;
+    EXECUTE format('SELECT jobstate.%I()', 'install_' || family);
+END
+$$;
+COMMENT ON FUNCTION jobstate.install(text)
+    IS 'makes a family''s tables in schema jobstate, owned by the caller; does nothing where they exist';
