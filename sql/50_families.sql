@@ -20,23 +20,23 @@ $$;
 COMMENT ON FUNCTION jobstate.require_argument(text, anyelement)
     IS 'raises 22004 with the argument''s name if the value is null';
 
--- require_positive: refuses a lease, delay or batch that is not above zero.
+-- require_positive: refuses a lease, a batch or a limit that is not above zero.
+-- Called as require_positive('n', n > 0), for any type that compares.
 -- Writes nothing, locks nothing.
-CREATE FUNCTION jobstate.require_positive(argument text, value anyelement, zero anyelement)
+CREATE FUNCTION jobstate.require_positive(argument text, is_positive boolean)
 RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 AS $$
 BEGIN
-    PERFORM jobstate.require_argument(argument, value);
-    IF value <= zero THEN
-        RAISE EXCEPTION 'argument "%" must be above %', argument, zero
-            USING ERRCODE = 'invalid_parameter_value',
-                  DETAIL = pg_catalog.format('It is %s.', value);
+    PERFORM jobstate.require_argument(argument, is_positive);
+    IF NOT is_positive THEN
+        RAISE EXCEPTION 'argument "%" must be greater than zero', argument
+            USING ERRCODE = 'invalid_parameter_value';
     END IF;
 END
 $$;
-COMMENT ON FUNCTION jobstate.require_positive(text, anyelement, anyelement)
-    IS 'raises 22023 with the argument''s name if the value is not above zero';
+COMMENT ON FUNCTION jobstate.require_positive(text, boolean)
+    IS 'raises 22004 or 22023 with the argument''s name unless the comparison with zero holds';
 
 -- family_names: every function install_<family>() of the extension is a family.
 -- Only members of the extension count, so nobody can plant one.

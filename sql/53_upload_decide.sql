@@ -2,10 +2,11 @@
 --
 -- Only coverage counts: report_type 'coverage' or NULL.
 
--- upload_coverage: a commit's coverage uploads per state, from the kernel's
--- counts.  Every number and every decision of the family comes from here.
+-- upload_counts: a commit's uploads of some report types per state, from the
+-- kernel's counts.  The types are listed because a whole group key is looked up,
+-- where a part of one is searched for.
 -- Writes nothing, locks nothing.
-CREATE FUNCTION jobstate.upload_coverage(repo_id bigint, commit_sha text)
+CREATE FUNCTION jobstate.upload_counts(repo_id bigint, commit_sha text, report_types text[])
 RETURNS TABLE (state text, n bigint)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -15,10 +16,24 @@ BEGIN
     PERFORM jobstate.require_argument('commit_sha', commit_sha);
     RETURN QUERY
         SELECT c.state, sum(c.n)::bigint
-          FROM jobstate.counts('jobstate.upload',
-                   jsonb_build_object('repo_id', repo_id, 'commit_sha', commit_sha)) c
-         WHERE coalesce(c.group_key ->> 'report_type', 'coverage') = 'coverage'
+          FROM unnest(report_types) AS t(report_type),
+               jobstate.counts('jobstate.upload', jsonb_build_object(
+                   'repo_id', repo_id, 'commit_sha', commit_sha, 'report_type', t.report_type)) c
          GROUP BY c.state;
+END
+$$;
+COMMENT ON FUNCTION jobstate.upload_counts(bigint, text, text[])
+    IS 'how many uploads of a commit, of these report types, are in each state';
+
+-- upload_coverage: what every number and every decision of the family is made of.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.upload_coverage(repo_id bigint, commit_sha text)
+RETURNS TABLE (state text, n bigint)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY SELECT c.* FROM jobstate.upload_counts(repo_id, commit_sha, ARRAY['coverage', NULL]) c;
 END
 $$;
 COMMENT ON FUNCTION jobstate.upload_coverage(bigint, text)

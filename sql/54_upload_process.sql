@@ -80,8 +80,8 @@ DECLARE
 BEGIN
     PERFORM jobstate.require_argument('repo_id', repo);
     PERFORM jobstate.require_argument('commit_sha', sha);
-    PERFORM jobstate.require_positive('n', n, 0);
-    PERFORM jobstate.require_positive('lease', lease, interval '0');
+    PERFORM jobstate.require_positive('n', n > 0);
+    PERFORM jobstate.require_positive('lease', lease > interval '0');
     PERFORM jobstate.require_argument('report_type', kind);
     RETURN QUERY
         SELECT l.* FROM jobstate.upload_lease(ARRAY(
@@ -108,7 +108,7 @@ AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM jobstate.require_argument('upload_ids', upload_ids);
-    PERFORM jobstate.require_positive('lease', lease, interval '0');
+    PERFORM jobstate.require_positive('lease', lease > interval '0');
     RETURN QUERY
         SELECT l.* FROM jobstate.upload_lease(ARRAY(
             SELECT u.id FROM jobstate.upload u
@@ -136,7 +136,7 @@ DECLARE
 BEGIN
     PERFORM jobstate.require_argument('upload_ids', upload_ids);
     PERFORM jobstate.require_argument('token', given);
-    PERFORM jobstate.require_positive('lease', lease, interval '0');
+    PERFORM jobstate.require_positive('lease', lease > interval '0');
     PERFORM FROM jobstate.upload u
       WHERE u.id = ANY (upload_ids) ORDER BY u.id FOR NO KEY UPDATE;
     deadline := clock_timestamp() + lease;

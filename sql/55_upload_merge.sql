@@ -20,8 +20,8 @@ DECLARE
 BEGIN
     PERFORM jobstate.require_argument('repo_id', repo);
     PERFORM jobstate.require_argument('commit_sha', sha);
-    PERFORM jobstate.require_positive('batch_size', batch_size, 0);
-    PERFORM jobstate.require_positive('lease', lease, interval '0');
+    PERFORM jobstate.require_positive('batch_size', batch_size > 0);
+    PERFORM jobstate.require_positive('lease', lease > interval '0');
     RETURN QUERY
         WITH batch AS MATERIALIZED (
             SELECT u.id FROM jobstate.upload u
@@ -145,7 +145,7 @@ BEGIN
     END IF;
     UPDATE jobstate.upload u
        SET succeeded = u.succeeded IS NOT FALSE AND r.error_code IS NULL,
-           order_number = CASE WHEN r.error_code IS NULL THEN r.order_number END
+           order_number = CASE WHEN u.succeeded IS NOT FALSE AND r.error_code IS NULL THEN r.order_number END
       FROM jsonb_to_recordset(results) AS r(upload_id bigint, order_number integer, error_code text)
      WHERE u.id = r.upload_id AND u.state_id = 2;
     INSERT INTO jobstate.upload_totals (repo_id, commit_sha, upload_id,

@@ -21,7 +21,7 @@ BEGIN
     PERFORM jobstate.require_argument('repo_id', repo);
     PERFORM jobstate.require_argument('commit_sha', sha);
     PERFORM jobstate.require_argument('owner', owner);
-    PERFORM jobstate.require_positive('lease', lease, interval '0');
+    PERFORM jobstate.require_positive('lease', lease > interval '0');
     PERFORM jobstate.upload_scope_lock(repo, sha);
     UPDATE jobstate.upload_scope s
        SET gate_owner = owner, gate_until = clock_timestamp() + lease
@@ -50,7 +50,7 @@ BEGIN
     PERFORM jobstate.require_argument('repo_id', repo);
     PERFORM jobstate.require_argument('commit_sha', sha);
     PERFORM jobstate.require_argument('owner', owner);
-    PERFORM jobstate.require_positive('lease', lease, interval '0');
+    PERFORM jobstate.require_positive('lease', lease > interval '0');
     UPDATE jobstate.upload_scope s
        SET gate_until = clock_timestamp() + lease
      WHERE s.repo_id = repo AND s.commit_sha = sha

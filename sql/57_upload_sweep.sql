@@ -103,8 +103,8 @@ AS $$
 DECLARE
     sweep CONSTANT interval := jobstate.upload_delay('sweep');
 BEGIN
-    IF EXISTS (SELECT FROM jobstate.counts('jobstate.upload',
-                       jsonb_build_object('repo_id', repo_id, 'commit_sha', commit_sha)) c
+    IF EXISTS (SELECT FROM jobstate.upload_counts(repo_id, commit_sha,
+                       ARRAY['coverage', 'test_results', 'bundle_analysis', NULL]) c
                 WHERE c.state = 'uploaded' AND c.n > 0) THEN
         RETURN sweep;
     ELSIF EXISTS (SELECT FROM jobstate.upload_coverage(repo_id, commit_sha) c WHERE c.n > 0) THEN
@@ -130,7 +130,7 @@ AS $$
 DECLARE
     due CONSTANT timestamptz := clock_timestamp();
 BEGIN
-    PERFORM jobstate.require_positive('max_commits', max_commits, 0);
+    PERFORM jobstate.require_positive('max_commits', max_commits > 0);
     FOR repo_id, commit_sha IN
         SELECT s.repo_id, s.commit_sha FROM jobstate.upload_scope s
          WHERE s.check_at <= due
