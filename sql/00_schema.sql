@@ -1,0 +1,108 @@
+-- The room that everything stands in.  The script makes the schema itself, so
+-- that it belongs to the extension's owner and cannot be planted beforehand.
+CREATE SCHEMA jobstate;
+COMMENT ON SCHEMA jobstate IS 'upload and job state, kept true in the database';
+GRANT USAGE ON SCHEMA jobstate TO PUBLIC;
+-- The families' tables are the application's own: install() and pg_restore
+-- create them here as whoever runs them.
+GRANT CREATE ON SCHEMA jobstate TO pg_database_owner;
+
+-- machines ------------------------------------------------------------------
+
+CREATE TABLE jobstate.machine (
+    name        text PRIMARY KEY CHECK (name <> '')
+);
+COMMENT ON TABLE jobstate.machine IS 'the state machines; written by define_machine()';
+
+CREATE TABLE jobstate.state (
+    machine     text NOT NULL REFERENCES jobstate.machine ON DELETE CASCADE,
+    state_id    smallint NOT NULL,
+    name        text NOT NULL CHECK (name <> ''),
+    is_initial  boolean NOT NULL,
+    is_terminal boolean NOT NULL,
+    PRIMARY KEY (machine, state_id),
+    UNIQUE (machine, name)
+);
+COMMENT ON TABLE jobstate.state IS 'the states of each machine';
+COMMENT ON COLUMN jobstate.state.is_initial IS 'an INSERT may bring a row in this state';
+COMMENT ON COLUMN jobstate.state.is_terminal IS 'a row that reached this state is done; prune() may take it';
+
+CREATE TABLE jobstate.transition (
+    machine     text NOT NULL,
+    from_state  smallint NOT NULL,
+    to_state    smallint NOT NULL,
+    event       text,
+    PRIMARY KEY (machine, from_state, to_state),
+    FOREIGN KEY (machine, from_state) REFERENCES jobstate.state ON DELETE CASCADE,
+    FOREIGN KEY (machine, to_state) REFERENCES jobstate.state ON DELETE CASCADE
+);
+COMMENT ON TABLE jobstate.transition IS 'the edges of each machine: what guard allows';
+
+-- attachments ---------------------------------------------------------------
+
+CREATE SEQUENCE jobstate.epoch;
+COMMENT ON SEQUENCE jobstate.epoch IS 'numbers the incarnations of counters: every attach, rebuild and TRUNCATE takes the next';
+
+CREATE TABLE jobstate.attachment (
+    target       regclass PRIMARY KEY,
+    machine      text NOT NULL REFERENCES jobstate.machine,
+    state_column name NOT NULL,
+    group_by     name[] NOT NULL,
+    epoch        bigint NOT NULL UNIQUE
+);
+COMMENT ON TABLE jobstate.attachment IS 'the tables that are watched; written by attach() and detach()';
+COMMENT ON COLUMN jobstate.attachment.epoch IS 'which rows of the counter log belong to this table now; without its marker in the log the table is uncounted';
+
+CREATE TABLE jobstate.rollup (
+    target      regclass NOT NULL,
+    group_key   jsonb NOT NULL,
+    state_id    smallint NOT NULL,
+    day         date NOT NULL,
+    n           bigint NOT NULL CHECK (n > 0),
+    PRIMARY KEY (target, group_key, state_id, day)
+);
+COMMENT ON TABLE jobstate.rollup IS 'terminal rows that prune() took, summed per group, state and UTC day of the age column';
+
+SELECT pg_catalog.pg_extension_config_dump('jobstate.machine', '');
+SELECT pg_catalog.pg_extension_config_dump('jobstate.state', '');
+SELECT pg_catalog.pg_extension_config_dump('jobstate.transition', '');
+SELECT pg_catalog.pg_extension_config_dump('jobstate.epoch', '');
+SELECT pg_catalog.pg_extension_config_dump('jobstate.attachment', '');
+SELECT pg_catalog.pg_extension_config_dump('jobstate.rollup', '');
+
+GRANT SELECT ON jobstate.machine, jobstate.state, jobstate.transition TO PUBLIC;
+
+-- the counter log and its base -----------------------------------------------
+--
+-- Insert-only: rows leave by TRUNCATE.  Every column is NOT NULL and stored
+-- plain, so that a row is one flat piece of memory and no TOAST table exists.
+-- The columns come by ALTER TABLE because only that decides about TOAST after
+-- the storage is known.
+
+DO $$
+DECLARE
+    relname text;
+BEGIN
+    FOREACH relname IN ARRAY ARRAY['segment_0', 'segment_1', 'segment_2', 'segment_3',
+                                   'segment_4', 'segment_5', 'segment_6', 'segment_7',
+                                   'base_recent', 'base_settled_0', 'base_settled_1']
+    LOOP
+        EXECUTE pg_catalog.format('CREATE TABLE jobstate.%I () USING heap WITH (autovacuum_enabled = off)', relname);
+        EXECUTE pg_catalog.format('ALTER TABLE jobstate.%I'
+            ' ADD epoch bigint NOT NULL, ADD key_hash integer NOT NULL,'
+            ' ADD group_key text[] NOT NULL, ADD deltas bigint[] NOT NULL,'
+            ' ALTER group_key SET STORAGE PLAIN, ALTER deltas SET STORAGE PLAIN', relname);
+        EXECUTE pg_catalog.format('COMMENT ON TABLE jobstate.%I IS %L', relname,
+            CASE WHEN relname LIKE 'segment%'
+                 THEN 'counter log: one row per touched key and transaction; deltas = {state_id, change, ...}; emptied by fold()'
+                 WHEN relname LIKE 'base_recent%'
+                 THEN 'counter base, recent: sums of folded segments; epoch 0 marks each fold'
+                 ELSE 'counter base, settled: sums that left base_recent; epoch 0 tells its size at the last rewrite'
+            END);
+    END LOOP;
+    FOREACH relname IN ARRAY ARRAY['base_settled_0', 'base_settled_1']
+    LOOP
+        EXECUTE pg_catalog.format('CREATE INDEX %I ON jobstate.%I (epoch, key_hash)', relname || '_key', relname);
+    END LOOP;
+END
+$$;

@@ -1,0 +1,150 @@
+-- counts ------------------------------------------------------------------------
+
+CREATE FUNCTION jobstate.counts(target regclass, group_key jsonb DEFAULT NULL)
+    RETURNS TABLE (group_key jsonb, state text, n bigint)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100
+    AS 'MODULE_PATHNAME', 'jobstate_counts';
+COMMENT ON FUNCTION jobstate.counts(regclass, jsonb) IS
+    'rows per group and state, exact in the caller''s snapshot, own uncommitted work included; a group key may name some of the group columns';
+
+CREATE FUNCTION jobstate.counted(target regclass)
+    RETURNS boolean LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'jobstate_counted';
+COMMENT ON FUNCTION jobstate.counted(regclass) IS 'whether counts() reads counters; else it scans the table';
+
+CREATE FUNCTION jobstate.verify_one(target regclass)
+    RETURNS TABLE (target regclass, group_key jsonb, state text, counted bigint, actual bigint)
+    LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'jobstate_verify';
+COMMENT ON FUNCTION jobstate.verify_one(regclass) IS 'drift of one table, as rows';
+
+CREATE FUNCTION jobstate.verify(target regclass DEFAULT NULL)
+    RETURNS TABLE (target regclass, group_key jsonb, state text, counted bigint, actual bigint)
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT v.* FROM (SELECT $1 WHERE $1 IS NOT NULL
+                     UNION ALL
+                     SELECT a.target FROM jobstate.attachment a WHERE $1 IS NULL) AS wanted (target),
+                    LATERAL jobstate.verify_one(wanted.target) v
+$$;
+COMMENT ON FUNCTION jobstate.verify(regclass) IS
+    'what the counters say beside what is there, where they differ; no row = no drift; scans the table';
+
+CREATE FUNCTION jobstate.rolled_up(target regclass)
+    RETURNS TABLE (group_key jsonb, state_id smallint, day date, n bigint)
+    LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'jobstate_rolled_up';
+COMMENT ON FUNCTION jobstate.rolled_up(regclass) IS 'what prune() took from a table, per group, state and UTC day';
+
+CREATE FUNCTION jobstate.totals(target regclass, group_key jsonb DEFAULT NULL)
+    RETURNS TABLE (group_key jsonb, state text, live bigint, rolled_up bigint, total bigint)
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    WITH live AS MATERIALIZED (SELECT * FROM jobstate.counts($1, $2)),
+         rolled AS (
+            SELECT r.group_key, coalesce(s.name, r.state_id::text) AS state, sum(r.n)::bigint AS n
+              FROM jobstate.rolled_up($1) r
+              LEFT JOIN (jobstate.attachment a JOIN jobstate.state s USING (machine))
+                     ON a.target = $1 AND s.state_id = r.state_id
+             WHERE r.group_key @> coalesce($2, '{}')
+             GROUP BY 1, 2)
+    SELECT coalesce(l.group_key, r.group_key), coalesce(l.state, r.state),
+           coalesce(l.n, 0), coalesce(r.n, 0), coalesce(l.n, 0) + coalesce(r.n, 0)
+      FROM live l FULL JOIN rolled r ON r.group_key = l.group_key AND r.state = l.state
+$$;
+COMMENT ON FUNCTION jobstate.totals(regclass, jsonb) IS
+    'rows per group and state that are there, that prune() rolled up, and both together';
+
+CREATE VIEW jobstate.attachments AS
+    SELECT a.target, a.machine, a.state_column, a.group_by, jobstate.counted(a.target) AS counted,
+           NOT EXISTS (SELECT FROM pg_catalog.pg_partition_tree(a.target) p
+                        WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g
+                                           WHERE g.tgrelid = p.relid AND g.tgname = 'jobstate_watch'
+                                             AND g.tgenabled IN ('A', 'O')))
+           AND EXISTS (SELECT FROM pg_catalog.pg_trigger g
+                        WHERE g.tgrelid = a.target AND g.tgname = 'jobstate_watch'
+                          AND g.tgenabled IN ('A', 'O')) AS watched
+      FROM jobstate.attachment a;
+COMMENT ON VIEW jobstate.attachments IS 'the attached tables: are they counted, and do their triggers fire?';
+GRANT SELECT ON jobstate.attachment, jobstate.attachments TO PUBLIC;
+
+-- The machine as a diagram ---------------------------------------------------------
+
+CREATE FUNCTION jobstate.diagram_states(machine text, target regclass)
+    RETURNS TABLE (state_id smallint, name text, label text, is_initial boolean, is_terminal boolean)
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+#variable_conflict use_column
+BEGIN
+    IF diagram_states.machine IS NULL THEN
+        RAISE null_value_not_allowed USING MESSAGE = 'argument "machine" must not be null';
+    END IF;
+    RETURN QUERY
+    WITH live AS (SELECT c.state, sum(c.n) AS n
+                    FROM jobstate.counts(diagram_states.target, NULL::jsonb) c
+                   WHERE diagram_states.target IS NOT NULL GROUP BY c.state)
+    SELECT s.state_id, s.name,
+           s.name || CASE WHEN diagram_states.target IS NULL THEN '' ELSE format(' (%s)', coalesce(l.n, 0)) END,
+           s.is_initial AND EXISTS (SELECT FROM jobstate.state o WHERE o.machine = s.machine AND NOT o.is_initial),
+           s.is_terminal
+      FROM jobstate.state s LEFT JOIN live l ON l.state = s.name
+     WHERE s.machine = diagram_states.machine
+     ORDER BY s.state_id;
+    IF NOT FOUND THEN
+        RAISE undefined_object USING MESSAGE = format('machine "%s" does not exist', diagram_states.machine),
+            HINT = 'Make it with jobstate.define_machine(), or see the view jobstate.machines.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION jobstate.diagram_states(text, regclass) IS 'the nodes of mermaid() and dot()';
+
+CREATE FUNCTION jobstate.mermaid(machine text, target regclass DEFAULT NULL)
+    RETURNS text LANGUAGE sql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    WITH node AS MATERIALIZED (SELECT * FROM jobstate.diagram_states($1, $2)),
+         line (part, a, b, text) AS (
+            SELECT 1, state_id, 0, format('    state "%s" as s%s', replace(label, '"', ''''), replace(state_id::text, '-', '_'))
+              FROM node
+            UNION ALL
+            SELECT 2, state_id, 0, format('    [*] --> s%s', replace(state_id::text, '-', '_'))
+              FROM node WHERE is_initial
+            UNION ALL
+            SELECT 3, t.from_state, t.to_state,
+                   format('    s%s --> s%s', replace(t.from_state::text, '-', '_'), replace(t.to_state::text, '-', '_'))
+                   || coalesce(' : ' || t.event, '')
+              FROM jobstate.transition t WHERE t.machine = $1
+            UNION ALL
+            SELECT 4, state_id, 0, format('    s%s --> [*]', replace(state_id::text, '-', '_'))
+              FROM node WHERE is_terminal)
+    SELECT E'stateDiagram-v2\n' || string_agg(text, E'\n' ORDER BY part, a, b) FROM line
+$$;
+COMMENT ON FUNCTION jobstate.mermaid(text, regclass) IS
+    'a machine as a Mermaid state diagram, with the live counts of a table if one is given';
+
+CREATE FUNCTION jobstate.dot(machine text, target regclass DEFAULT NULL)
+    RETURNS text LANGUAGE sql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    WITH node AS MATERIALIZED (SELECT * FROM jobstate.diagram_states($1, $2)),
+         line (part, a, b, text) AS (
+            SELECT 1, state_id, 0,
+                   format('    "%s" [shape=%s];', replace(label, '"', '\"'),
+                          CASE WHEN is_terminal THEN 'doublecircle' ELSE 'ellipse' END)
+              FROM node
+            UNION ALL
+            SELECT 2, t.from_state, t.to_state,
+                   format('    "%s" -> "%s"%s;', replace(f.label, '"', '\"'), replace(o.label, '"', '\"'),
+                          coalesce(' [label="' || replace(t.event, '"', '\"') || '"]', ''))
+              FROM jobstate.transition t
+              JOIN node f ON f.state_id = t.from_state
+              JOIN node o ON o.state_id = t.to_state
+             WHERE t.machine = $1)
+    SELECT format(E'digraph "%s" {\n', replace($1, '"', '\"')) || string_agg(text, E'\n' ORDER BY part, a, b) || E'\n}'
+      FROM line
+$$;
+COMMENT ON FUNCTION jobstate.dot(text, regclass) IS
+    'a machine as a Graphviz digraph, with the live counts of a table if one is given';

@@ -1,0 +1,62 @@
+-- transition, take: verbs for workers ------------------------------------------------
+
+-- Writes the target, as the caller.  Locks its rows in the order of their ids.
+CREATE FUNCTION jobstate.transition(target regclass, ids bigint[], to_state text, from_state text DEFAULT NULL)
+    RETURNS SETOF bigint LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'jobstate_transition';
+COMMENT ON FUNCTION jobstate.transition(regclass, bigint[], text, text) IS
+    'moves the rows that may go to a state, or only those in one state; returns the ids that moved';
+
+-- Writes the target, as the caller.  Passes over rows that others have locked.
+CREATE FUNCTION jobstate.take(target regclass, from_state text, to_state text,
+                              group_key jsonb DEFAULT NULL, n integer DEFAULT 1)
+    RETURNS SETOF bigint LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'jobstate_take';
+COMMENT ON FUNCTION jobstate.take(regclass, text, text, jsonb, integer) IS
+    'claims up to n rows in a state by moving them on, oldest id first, without waiting; returns their ids';
+
+-- prune ----------------------------------------------------------------------------------
+
+-- Deletes from the target as the caller, and writes rollup.
+CREATE FUNCTION jobstate.prune(target regclass, older_than interval, age_column name, batch integer DEFAULT 1000)
+    RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'jobstate_prune';
+COMMENT ON FUNCTION jobstate.prune(regclass, interval, name, integer) IS
+    'deletes one batch of old rows in terminal states and adds them to the rollup; returns how many';
+
+-- fold, maintain ---------------------------------------------------------------------------
+
+-- Writes base and truncates segments; readers of counts wait until commit.
+CREATE FUNCTION jobstate.fold()
+    RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'jobstate_fold_all';
+COMMENT ON FUNCTION jobstate.fold() IS
+    'folds all of the counter log that is free into the base; returns the rows folded';
+
+CREATE PROCEDURE jobstate.maintain()
+    LANGUAGE c AS 'MODULE_PATHNAME', 'jobstate_maintain';
+COMMENT ON PROCEDURE jobstate.maintain() IS
+    'folds what is full, settles the base, counts uncounted tables of the caller; commits between the steps';
+
+-- rights -----------------------------------------------------------------------------------
+--
+-- Reading is for everybody: each function asks for SELECT on the table itself.
+-- What writes is for the database's owner to hand out.
+
+REVOKE EXECUTE ON FUNCTION
+    jobstate.define_machine(text, jsonb, text[], text[], text[]), jobstate.drop_machine(text),
+    jobstate.check_stranded(text, jsonb),
+    jobstate.attach(regclass, text, name, name[]), jobstate.detach(regclass),
+    jobstate.rebuild(regclass), jobstate.recount(regclass), jobstate.uncount(regclass),
+    jobstate.transition(regclass, bigint[], text, text),
+    jobstate.take(regclass, text, text, jsonb, integer),
+    jobstate.prune(regclass, interval, name, integer), jobstate.fold() FROM PUBLIC;
+REVOKE EXECUTE ON PROCEDURE jobstate.maintain() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+    jobstate.define_machine(text, jsonb, text[], text[], text[]), jobstate.drop_machine(text),
+    jobstate.attach(regclass, text, name, name[]), jobstate.detach(regclass),
+    jobstate.rebuild(regclass), jobstate.recount(regclass),
+    jobstate.transition(regclass, bigint[], text, text),
+    jobstate.take(regclass, text, text, jsonb, integer),
+    jobstate.prune(regclass, interval, name, integer), jobstate.fold() TO pg_database_owner WITH GRANT OPTION;
+GRANT EXECUTE ON PROCEDURE jobstate.maintain() TO pg_database_owner WITH GRANT OPTION;

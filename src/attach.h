@@ -1,0 +1,17 @@
+/*
+ * src/attach.h
+ *
+ * Putting a table under watch, and keeping its counters its own.
+ */
+#ifndef JOBSTATE_ATTACH_H
+#define JOBSTATE_ATTACH_H
+
+#include "attachment.h"
+
+extern void jobstate_attach_partition(Oid relid);
+extern void jobstate_detach_partition(Oid relid);
+extern void jobstate_attach_mark_counted(JobstateAttachment *attachment);
+extern bool jobstate_attach_wants_recount(Oid target);
+extern int64 jobstate_attach_recount(Oid target);
+
+#endif							/* JOBSTATE_ATTACH_H */

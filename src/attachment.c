@@ -1,0 +1,508 @@
+/*
+ * src/attachment.c
+ *
+ * From a relation to what is known of it as a watched table, cached.
+ *
+ * This is the one resolver: whoever meets a relation (the trigger, counts, a
+ * verb) asks here.  Callbacks only tag what they are told about; a tagged
+ * entry is made anew at its next use.  The old one stays until the transaction
+ * ends, because the tally may point to it.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/indexing.h"
+#include "catalog/partition.h"
+#include "catalog/pg_enum.h"
+#include "catalog/pg_type.h"
+#include "commands/sequence.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+#include "attachment.h"
+#include "catalog.h"
+#include "error.h"
+
+/* jobstate.attachment, as the install script makes it */
+enum
+{
+	Anum_attachment_target = 1,
+	Anum_attachment_machine,
+	Anum_attachment_state_column,
+	Anum_attachment_group_by,
+	Anum_attachment_epoch
+};
+
+static HTAB *watched_tables = NULL;
+static List *attachments = NIL; /* those in use */
+static List *retired = NIL;		/* those to free when the transaction ends */
+
+static void
+AtRelcacheInval_attachment(Datum arg, Oid relid)
+{
+	HASH_SEQ_STATUS seq;
+	JobstateWatched *watched;
+	ListCell   *cell;
+
+	foreach(cell, attachments)
+	{
+		JobstateAttachment *attachment = lfirst(cell);
+
+		if (!OidIsValid(relid) || attachment->target == relid)
+			attachment->outdated = true;
+	}
+	if (OidIsValid(relid))
+	{
+		watched = hash_search(watched_tables, &relid, HASH_FIND, NULL);
+		if (watched != NULL)
+			watched->outdated = true;
+		return;
+	}
+	hash_seq_init(&seq, watched_tables);
+	while ((watched = hash_seq_search(&seq)) != NULL)
+		watched->outdated = true;
+}
+
+static void
+AtEnumInval_attachment(Datum arg, int cacheid, uint32 hashvalue)
+{
+	ListCell   *cell;
+
+	foreach(cell, attachments)
+		((JobstateAttachment *) lfirst(cell))->outdated = true;
+}
+
+void
+jobstate_attachment_init(void)
+{
+	HASHCTL		ctl;
+
+	ctl.keysize = sizeof(Oid);
+	ctl.entrysize = sizeof(JobstateWatched);
+	watched_tables = hash_create("jobstate watched tables", 64, &ctl,
+								 HASH_ELEM | HASH_BLOBS);
+	CacheRegisterRelcacheCallback(AtRelcacheInval_attachment, (Datum) 0);
+	CacheRegisterSyscacheCallback(ENUMOID, AtEnumInval_attachment, (Datum) 0);
+}
+
+/* The transaction is over and its tally gone: nobody points here any more. */
+void
+jobstate_attachment_at_end(void)
+{
+	HASH_SEQ_STATUS seq;
+	JobstateWatched *watched;
+	ListCell   *cell;
+
+	if (retired == NIL)
+		return;
+	hash_seq_init(&seq, watched_tables);
+	while ((watched = hash_seq_search(&seq)) != NULL)
+		if (!watched->outdated && watched->attachment->outdated)
+			watched->outdated = true;
+	foreach(cell, retired)
+		MemoryContextDelete(((JobstateAttachment *) lfirst(cell))->context);
+	list_free(retired);
+	retired = NIL;
+}
+
+/* Which kind of state column is this? */
+static JobstateStateKind
+state_kind(Relation rel, const char *column, Oid type)
+{
+	Oid			base = getBaseType(type);
+
+	switch (base)
+	{
+		case INT2OID:
+			return JOBSTATE_STATE_INT2;
+		case INT4OID:
+			return JOBSTATE_STATE_INT4;
+		case TEXTOID:
+		case VARCHAROID:
+			return JOBSTATE_STATE_TEXT;
+		default:
+			if (type_is_enum(base))
+				return JOBSTATE_STATE_ENUM;
+			jobstate_error_state_type(rel, column, type);
+	}
+	return JOBSTATE_STATE_INT2; /* not reached */
+}
+
+/* The OIDs of those labels that are names of states. */
+static Oid *
+enum_labels(JobstateMachine *machine, Oid type)
+{
+	Oid		   *label = palloc0(sizeof(Oid) * machine->nstates);
+	int			i;
+
+	for (i = 0; i < machine->nstates; i++)
+	{
+		HeapTuple	tuple = SearchSysCache2(ENUMTYPOIDNAME,
+											ObjectIdGetDatum(getBaseType(type)),
+											CStringGetDatum(machine->state[i].name));
+
+		if (!HeapTupleIsValid(tuple))
+			continue;
+		label[i] = ((Form_pg_enum) GETSTRUCT(tuple))->oid;
+		ReleaseSysCache(tuple);
+	}
+	return label;
+}
+
+static void
+compile(JobstateAttachment *attachment, Relation rel, const char *machine,
+		const char *state_column, ArrayType *group_by)
+{
+	AttrNumber	attno = get_attnum(RelationGetRelid(rel), state_column);
+	Datum	   *names;
+	int			i;
+
+	if (attno <= 0)
+		jobstate_error_no_column(rel, state_column);
+	attachment->machine = jobstate_machine_load(machine);
+	namestrcpy(&attachment->state_column, state_column);
+	attachment->state_type = TupleDescAttr(RelationGetDescr(rel), attno - 1)->atttypid;
+	attachment->state_kind = state_kind(rel, state_column, attachment->state_type);
+	if (attachment->state_kind == JOBSTATE_STATE_ENUM)
+		attachment->state_enum = enum_labels(attachment->machine,
+											 attachment->state_type);
+
+	deconstruct_array(group_by, NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR,
+					  &names, NULL, &attachment->key.ncolumns);
+	if (attachment->key.ncolumns > JOBSTATE_MAX_GROUP)
+		jobstate_error_too_many_groups(attachment->key.ncolumns, JOBSTATE_MAX_GROUP);
+	for (i = 0; i < attachment->key.ncolumns; i++)
+		jobstate_key_column_init(&attachment->key.column[i], rel,
+								 NameStr(*DatumGetName(names[i])));
+	jobstate_key_spec_finish(&attachment->key);
+}
+
+/*
+ * Compiles what an attachment of this shape would be.  Its context belongs to
+ * the current one until somebody moves it, so that an error leaves nothing.
+ */
+JobstateAttachment *
+jobstate_attachment_build(Oid target, const char *machine,
+						  const char *state_column, ArrayType *group_by,
+						  int64 epoch)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "jobstate attachment",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext before = MemoryContextSwitchTo(context);
+	JobstateAttachment *attachment = palloc0(sizeof(JobstateAttachment));
+	Relation	rel = table_open(target, AccessShareLock);
+
+	attachment->target = target;
+	attachment->epoch = epoch;
+	attachment->context = context;
+	compile(attachment, rel, machine, state_column, group_by);
+	table_close(rel, AccessShareLock);
+	MemoryContextSwitchTo(before);
+	return attachment;
+}
+
+/* A scan of the catalogue for one table. */
+static SysScanDesc
+scan_for(Relation rel, Oid target)
+{
+	ScanKeyData key;
+
+	ScanKeyInit(&key, Anum_attachment_target, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(target));
+	return systable_beginscan(rel, jobstate_catalog()->attachment_pkey, true,
+							  NULL, 1, &key);
+}
+
+/* Reads the catalogue row of exactly this table; NULL where there is none. */
+static JobstateAttachment *
+load(Oid target)
+{
+	Relation	rel = table_open(jobstate_catalog()->attachment, AccessShareLock);
+	TupleDesc	desc = RelationGetDescr(rel);
+	JobstateAttachment *attachment = NULL;
+	SysScanDesc scan = scan_for(rel, target);
+	HeapTuple	tuple = systable_getnext(scan);
+
+	if (HeapTupleIsValid(tuple))
+	{
+		bool		isnull;
+		char	   *machine = TextDatumGetCString(heap_getattr(tuple, Anum_attachment_machine, desc, &isnull));
+		Name		state_column = DatumGetName(heap_getattr(tuple, Anum_attachment_state_column, desc, &isnull));
+		ArrayType  *group_by = DatumGetArrayTypeP(heap_getattr(tuple, Anum_attachment_group_by, desc, &isnull));
+		int64		epoch = DatumGetInt64(heap_getattr(tuple, Anum_attachment_epoch, desc, &isnull));
+
+		attachment = jobstate_attachment_build(target, machine,
+											   NameStr(*state_column),
+											   group_by, epoch);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return attachment;
+}
+
+/* The epochs of all attachments that the snapshot sees. */
+int64 *
+jobstate_attachment_epochs(Snapshot snapshot, int *n)
+{
+	Relation	rel = table_open(jobstate_catalog()->attachment, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, NULL);
+	int			max = 64;
+	int64	   *epoch = palloc(sizeof(int64) * max);
+	HeapTuple	tuple;
+	bool		isnull;
+
+	*n = 0;
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		if (*n == max)
+			epoch = repalloc(epoch, sizeof(int64) * (max *= 2));
+		epoch[(*n)++] = DatumGetInt64(heap_getattr(tuple, Anum_attachment_epoch,
+												   RelationGetDescr(rel), &isnull));
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return epoch;
+}
+
+/* All attached tables. */
+List *
+jobstate_attachment_targets(void)
+{
+	Relation	rel = table_open(jobstate_catalog()->attachment, AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	List	   *targets = NIL;
+	HeapTuple	tuple;
+	bool		isnull;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		targets = lappend_oid(targets,
+							  DatumGetObjectId(heap_getattr(tuple, Anum_attachment_target,
+															RelationGetDescr(rel), &isnull)));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return targets;
+}
+
+/*
+ * Gives the table a new epoch and returns it: what was counted before belongs
+ * to nobody from here on.  The caller holds a lock on the table that keeps
+ * others from doing the same.
+ */
+int64
+jobstate_attachment_set_epoch(Oid target)
+{
+	int64		epoch = nextval_internal(jobstate_catalog()->epoch, false);
+	Relation	rel = table_open(jobstate_catalog()->attachment, RowExclusiveLock);
+	SysScanDesc scan = scan_for(rel, target);
+	HeapTuple	tuple = systable_getnext(scan);
+	Datum		values[Anum_attachment_epoch] = {0};
+	bool		nulls[Anum_attachment_epoch] = {false};
+	bool		replace[Anum_attachment_epoch] = {false};
+
+	if (!HeapTupleIsValid(tuple))
+		jobstate_error_not_attached(target);
+	values[Anum_attachment_epoch - 1] = Int64GetDatum(epoch);
+	replace[Anum_attachment_epoch - 1] = true;
+	tuple = heap_modify_tuple(tuple, RelationGetDescr(rel), values, nulls, replace);
+	CatalogTupleUpdate(rel, &tuple->t_self, tuple);
+	systable_endscan(scan);
+	table_close(rel, NoLock);
+	jobstate_catalog_changed();
+	CommandCounterIncrement();
+	return epoch;
+}
+
+/* Has the table a catalogue row, and did this transaction write that? */
+bool
+jobstate_attachment_has_row(Oid target, bool *own_write)
+{
+	Relation	rel = table_open(jobstate_catalog()->attachment, AccessShareLock);
+	SysScanDesc scan = scan_for(rel, target);
+	HeapTuple	tuple = systable_getnext(scan);
+	bool		found = HeapTupleIsValid(tuple);
+
+	*own_write = found &&
+		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
+/* The attachment of exactly this table, or NULL. */
+JobstateAttachment *
+jobstate_attachment_if_any(Oid target)
+{
+	static uint64 seen = 0;
+	JobstateAttachment *attachment;
+	MemoryContext before;
+	ListCell   *cell;
+
+	if (seen != jobstate_catalog_generation())
+	{
+		seen = jobstate_catalog_generation();
+		foreach(cell, attachments)
+			((JobstateAttachment *) lfirst(cell))->outdated = true;
+	}
+	before = MemoryContextSwitchTo(TopMemoryContext);
+	foreach(cell, attachments)
+	{
+		attachment = lfirst(cell);
+		if (!attachment->outdated && attachment->target == target)
+		{
+			MemoryContextSwitchTo(before);
+			return attachment;
+		}
+		if (attachment->outdated)
+		{
+			retired = lappend(retired, attachment);
+			attachments = foreach_delete_current(attachments, cell);
+		}
+	}
+	MemoryContextSwitchTo(before);
+
+	attachment = load(target);
+	if (attachment == NULL)
+		return NULL;
+	MemoryContextSetParent(attachment->context, CacheMemoryContext);
+	before = MemoryContextSwitchTo(TopMemoryContext);
+	attachments = lappend(attachments, attachment);
+	MemoryContextSwitchTo(before);
+	return attachment;
+}
+
+/* The attachment of this table, which must have one. */
+JobstateAttachment *
+jobstate_attachment(Oid target)
+{
+	JobstateAttachment *attachment = jobstate_attachment_if_any(target);
+
+	if (attachment == NULL)
+		jobstate_error_not_attached(target);
+	return attachment;
+}
+
+/* The watched table that this relation is, or is a partition of; or 0. */
+Oid
+jobstate_attached_root(Oid relid)
+{
+	ListCell   *cell;
+
+	if (jobstate_attachment_if_any(relid) != NULL)
+		return relid;
+	if (!get_rel_relispartition(relid))
+		return InvalidOid;
+	foreach(cell, get_partition_ancestors(relid))
+		if (jobstate_attachment_if_any(lfirst_oid(cell)) != NULL)
+			return lfirst_oid(cell);
+	return InvalidOid;
+}
+
+static AttrNumber
+attno(Oid relid, const NameData *name)
+{
+	AttrNumber	found = get_attnum(relid, NameStr(*name));
+
+	if (found == InvalidAttrNumber)
+		elog(ERROR, "relation %u has no column \"%s\"", relid, NameStr(*name));
+	return found;
+}
+
+/* What the trigger needs to know of a relation; NULL where it isn't watched. */
+JobstateWatched *
+jobstate_watched(Oid relid)
+{
+	JobstateWatched *watched = hash_search(watched_tables, &relid, HASH_FIND, NULL);
+	JobstateWatched made;
+	JobstateAttachment *attachment;
+	Oid			root;
+	int			i;
+
+	if (watched != NULL && !watched->outdated &&
+		!watched->attachment->outdated &&
+		watched->generation == jobstate_catalog_generation())
+		return watched;
+
+	root = jobstate_attached_root(relid);
+	if (!OidIsValid(root))
+		return NULL;
+	attachment = jobstate_attachment(root);
+
+	made.relid = relid;
+	made.outdated = false;
+	made.generation = jobstate_catalog_generation();
+	made.attachment = attachment;
+	made.state_attno = attno(relid, &attachment->state_column);
+	for (i = 0; i < attachment->key.ncolumns; i++)
+		made.group_attno[i] = attno(relid, &attachment->key.column[i].name);
+
+	watched = hash_search(watched_tables, &relid, HASH_ENTER, NULL);
+	*watched = made;
+	return watched;
+}
+
+static int
+enum_index(JobstateAttachment *attachment, Oid label)
+{
+	int			i;
+
+	for (i = 0; i < attachment->machine->nstates; i++)
+		if (attachment->state_enum[i] == label)
+			return i;
+	return -1;
+}
+
+/* The index of a state column's value, -1 for what is no state. */
+int
+jobstate_state_index(JobstateAttachment *attachment, Datum value, bool isnull)
+{
+	int			index = -1;
+
+	if (isnull)
+		return -1;
+	switch (attachment->state_kind)
+	{
+		case JOBSTATE_STATE_INT2:
+			return jobstate_machine_by_id(attachment->machine, DatumGetInt16(value));
+		case JOBSTATE_STATE_INT4:
+			return jobstate_machine_by_id(attachment->machine, DatumGetInt32(value));
+		case JOBSTATE_STATE_ENUM:
+			return enum_index(attachment, DatumGetObjectId(value));
+		case JOBSTATE_STATE_TEXT:
+			{
+				text	   *name = DatumGetTextPP(value);
+
+				index = jobstate_machine_by_name(attachment->machine,
+												 VARDATA_ANY(name),
+												 VARSIZE_ANY_EXHDR(name));
+				if ((Pointer) name != DatumGetPointer(value))
+					pfree(name);
+			}
+	}
+	return index;
+}
+
+/* Reads state and group from a row; the datums point into the slot. */
+void
+jobstate_fact_read(JobstateWatched *watched, TupleTableSlot *slot,
+				   JobstateFact *fact)
+{
+	JobstateAttachment *attachment = watched->attachment;
+	bool		isnull;
+	Datum		value = slot_getattr(slot, watched->state_attno, &isnull);
+	int			i;
+
+	fact->state = jobstate_state_index(attachment, value, isnull);
+	for (i = 0; i < attachment->key.ncolumns; i++)
+		fact->key.value[i] = slot_getattr(slot, watched->group_attno[i],
+										  &fact->key.isnull[i]);
+}

@@ -1,0 +1,177 @@
+/*
+ * src/catalog.c
+ *
+ * The extension's own relations: their OIDs, and how to act as their owner.
+ *
+ * OIDs are looked up by name once and forgotten when the attachment table is
+ * invalidated, which happens when the extension is dropped and, by
+ * jobstate_catalog_changed(), whenever its contents change.  The callback only
+ * counts a generation up: whoever keeps something compiled compares numbers at
+ * its next use, where an error halfway is harmless.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "catalog/namespace.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+#include "catalog.h"
+#include "error.h"
+
+PG_FUNCTION_INFO_V1(jobstate_catalog_trigger);
+
+static JobstateCatalog catalog;
+static bool catalog_valid = false;
+static uint64 generation = 1;
+
+static void
+AtRelcacheInval_catalog(Datum arg, Oid relid)
+{
+	if (!OidIsValid(relid) || relid == catalog.attachment)
+	{
+		catalog_valid = false;
+		generation++;
+	}
+}
+
+void
+jobstate_catalog_init(void)
+{
+	CacheRegisterRelcacheCallback(AtRelcacheInval_catalog, (Datum) 0);
+}
+
+static Oid
+find(Oid schema, const char *name)
+{
+	Oid			relid = get_relname_relid(name, schema);
+
+	if (!OidIsValid(relid))
+		elog(ERROR, "relation \"%s.%s\" is missing", JOBSTATE_SCHEMA, name);
+	return relid;
+}
+
+/*
+ * The relations, valid until the next invalidation is accepted: use them at
+ * once, keep no pointer across anything that takes a lock.
+ */
+const JobstateCatalog *
+jobstate_catalog(void)
+{
+	JobstateCatalog found;
+	HeapTuple	tuple;
+	int			i;
+
+	if (catalog_valid)
+		return &catalog;
+
+	found.schema = get_namespace_oid(JOBSTATE_SCHEMA, true);
+	if (!OidIsValid(found.schema))
+		jobstate_error_no_extension();
+
+	found.state = find(found.schema, "state");
+	found.state_pkey = find(found.schema, "state_pkey");
+	found.transition = find(found.schema, "transition");
+	found.transition_pkey = find(found.schema, "transition_pkey");
+	found.attachment = find(found.schema, "attachment");
+	found.attachment_pkey = find(found.schema, "attachment_pkey");
+	found.epoch = find(found.schema, "epoch");
+	for (i = 0; i < JOBSTATE_SEGMENTS; i++)
+		found.segment[i] = find(found.schema, psprintf("segment_%d", i));
+	found.recent = find(found.schema, "base_recent");
+	for (i = 0; i < 2; i++)
+	{
+		found.settled[i] = find(found.schema, psprintf("base_settled_%d", i));
+		found.settled_key[i] = find(found.schema,
+									psprintf("base_settled_%d_key", i));
+	}
+
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(found.attachment));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", found.attachment);
+	found.owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+
+	catalog = found;
+	catalog_valid = true;
+	return &catalog;
+}
+
+/* Is the extension (still) there? */
+bool
+jobstate_catalog_exists(void)
+{
+	return catalog_valid || OidIsValid(get_namespace_oid(JOBSTATE_SCHEMA, true));
+}
+
+/* Counts up whenever something compiled from the catalogue may be outdated. */
+uint64
+jobstate_catalog_generation(void)
+{
+	return generation;
+}
+
+/* Makes every backend forget what it compiled, once this commits. */
+void
+jobstate_catalog_changed(void)
+{
+	CacheInvalidateRelcacheByRelid(jobstate_catalog()->attachment);
+}
+
+/*
+ * Statement trigger on the catalogue tables, so that a restore or an operator
+ * who writes there by hand is noticed like define_machine() and attach() are.
+ */
+Datum
+jobstate_catalog_trigger(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		jobstate_error_trigger_protocol("catalog_changed");
+	jobstate_catalog_changed();
+	return PointerGetDatum(NULL);
+}
+
+/*
+ * Act as another role in this function only.  Row security is not applied:
+ * what is counted is the table, not one role's view of it.
+ */
+JobstateRole
+jobstate_become(Oid userid)
+{
+	JobstateRole before;
+
+	GetUserIdAndSecContext(&before.userid, &before.sec_context);
+	SetUserIdAndSecContext(userid, before.sec_context |
+						   SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION |
+						   SECURITY_NOFORCE_RLS);
+	return before;
+}
+
+/* After an error the transaction's abort does this. */
+void
+jobstate_return(JobstateRole role)
+{
+	SetUserIdAndSecContext(role.userid, role.sec_context);
+}
+
+void
+jobstate_spi_connect(void)
+{
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+}
+
+void
+jobstate_spi_finish(void)
+{
+	if (SPI_finish() != SPI_OK_FINISH)
+		elog(ERROR, "SPI_finish failed");
+}

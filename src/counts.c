@@ -1,0 +1,400 @@
+/*
+ * src/counts.c
+ *
+ * What the counters say: base + all segments + this transaction's own.
+ *
+ * Problem: a fold moves rows from a segment to the base and truncates the
+ * segment.  A snapshot older than the fold sees neither.
+ * Solution: first lock everything, so that no fold is halfway; then take the
+ * newest snapshot.  Every fold leaves a header row in the base.  A header that
+ * the newest snapshot sees and the reader's does not tells that the reader's
+ * is older than a fold.  Under READ COMMITTED the newest snapshot answers
+ * then; a transaction that must keep its snapshot counts the table's rows.
+ * The locks go when the answer is there, not with the transaction, so that no
+ * open transaction keeps the fold away.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_inherits.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rls.h"
+#include "utils/snapmgr.h"
+
+#include "catalog.h"
+#include "counts.h"
+#include "error.h"
+
+PG_FUNCTION_INFO_V1(jobstate_counts);
+PG_FUNCTION_INFO_V1(jobstate_counted);
+
+typedef struct Reading
+{
+	/* what is wanted */
+	int64		epoch;
+	bool		one_hash;
+	uint32		hash;
+
+	/* what was found */
+	bool		counted;
+	bool		stale;
+	JobstateSums *sums;
+} Reading;
+
+/* Who may count the rows may read the counts. */
+void
+jobstate_counts_check_rights(Oid target)
+{
+	AclResult	result = pg_class_aclcheck(target, GetUserId(), ACL_SELECT);
+
+	if (result != ACLCHECK_OK)
+		aclcheck_error(result, OBJECT_TABLE, get_rel_name(target));
+	if (check_enable_rls(target, InvalidOid, true) == RLS_ENABLED)
+		jobstate_error_row_security(target);
+}
+
+static void
+visit(JobstateLogRow *row, bool visible, void *arg)
+{
+	Reading    *reading = arg;
+	int64	   *elements;
+
+	if (row->epoch == JOBSTATE_EPOCH_HEADER)
+	{
+		if (!visible)
+			reading->stale = true;
+		return;
+	}
+	if (!visible || row->epoch != reading->epoch)
+		return;
+	if (jobstate_log_ndeltas(row, &elements) == 0)
+		reading->counted = true;
+	else if (!reading->one_hash || row->hash == reading->hash)
+		jobstate_sums_add_row(reading->sums, row);
+}
+
+static void
+read_settled(JobstateCatalog *catalog, int which, Reading *reading,
+			 Snapshot snapshot)
+{
+	Relation	rel = table_open(catalog->settled[which], NoLock);
+	Relation	index = index_open(catalog->settled_key[which], AccessShareLock);
+	uint32		marker = 0;
+
+	if (RelationGetNumberOfBlocks(rel) > 0)
+	{
+		jobstate_log_scan_key(rel, index, &reading->epoch,
+							  reading->one_hash ? &reading->hash : NULL,
+							  snapshot, visit, reading);
+		if (reading->one_hash && reading->hash != marker && !reading->counted)
+			jobstate_log_scan_key(rel, index, &reading->epoch, &marker,
+								  snapshot, visit, reading);
+	}
+	index_close(index, AccessShareLock);
+	table_close(rel, NoLock);
+}
+
+static void
+read_all(JobstateCatalog *catalog, Reading *reading, Snapshot snapshot,
+		 Snapshot newest)
+{
+	Relation	rel;
+	int			i;
+
+	rel = table_open(catalog->recent, NoLock);
+	jobstate_log_scan(rel, snapshot, newest, visit, reading);
+	table_close(rel, NoLock);
+	if (reading->stale)
+		return;
+	for (i = 0; i < 2; i++)
+		read_settled(catalog, i, reading, snapshot);
+	for (i = 0; i < JOBSTATE_SEGMENTS; i++)
+	{
+		rel = table_open(catalog->segment[i], NoLock);
+		jobstate_log_scan(rel, snapshot, NULL, visit, reading);
+		table_close(rel, NoLock);
+	}
+}
+
+static void
+lock_all(JobstateCatalog *catalog, bool lock)
+{
+	void		(*act) (Oid, LOCKMODE) = lock ? LockRelationOid : UnlockRelationOid;
+	int			i;
+
+	act(catalog->recent, AccessShareLock);
+	for (i = 0; i < 2; i++)
+		act(catalog->settled[i], AccessShareLock);
+	for (i = 0; i < JOBSTATE_SEGMENTS; i++)
+		act(catalog->segment[i], AccessShareLock);
+}
+
+/* The snapshot, but seeing all that this transaction wrote to the log. */
+static SnapshotData
+with_own_rows(Snapshot snapshot)
+{
+	SnapshotData copy = *snapshot;
+
+	copy.curcid = InvalidCommandId;
+	return copy;
+}
+
+/*
+ * Reads the counters under the snapshot, or under the newest one where none is
+ * given.  Where newest is not NULL the newest snapshot is handed out,
+ * registered, so that the caller can count the rows that it sees.  Own pending
+ * changes are not included.
+ */
+JobstateReading
+jobstate_counts_read(JobstateAttachment *attachment, JobstateFilter *filter,
+					 Snapshot snapshot, Snapshot *newest, JobstateSums *sums)
+{
+	JobstateCatalog catalog = *jobstate_catalog();
+	Reading		reading = {attachment->epoch};
+	SnapshotData wanted;
+	SnapshotData latest;
+	Snapshot	registered;
+
+	reading.sums = sums;
+	if (filter != NULL &&
+		filter->given == (1u << attachment->key.ncolumns) - 1)
+	{
+		reading.one_hash = true;
+		reading.hash = jobstate_key_hash(&attachment->key, &filter->key);
+	}
+
+	lock_all(&catalog, true);
+	registered = RegisterSnapshot(GetLatestSnapshot());
+	latest = with_own_rows(registered);
+	wanted = with_own_rows(snapshot ? snapshot : registered);
+	read_all(&catalog, &reading, &wanted, &latest);
+	if (reading.stale && !IsolationUsesXactSnapshot())
+	{
+		jobstate_sums_reset(sums);
+		reading.stale = reading.counted = false;
+		read_all(&catalog, &reading, &latest, &latest);
+	}
+	lock_all(&catalog, false);
+
+	if (newest != NULL)
+		*newest = registered;
+	else
+		UnregisterSnapshot(registered);
+	if (reading.stale)
+		return JOBSTATE_READ_STALE;
+	return reading.counted ? JOBSTATE_READ_COUNTED : JOBSTATE_READ_UNCOUNTED;
+}
+
+/* Adds what this transaction changed and has not written to the log yet. */
+void
+jobstate_counts_add_pending(JobstateAttachment *attachment, JobstateSums *sums)
+{
+	JobstateTally **tally;
+	int			n;
+	int			i;
+
+	if (jobstate_tally_pending() == NULL)
+		return;
+	n = jobstate_tally_set_list(jobstate_tally_pending(), &tally);
+	for (i = 0; i < n; i++)
+		if (tally[i]->attachment->epoch == attachment->epoch)
+			jobstate_sums_add_tally(sums, tally[i]);
+}
+
+/* The exact counts as the active snapshot sees them, the fast way if it can. */
+void
+jobstate_counts_exact(JobstateAttachment *attachment, JobstateFilter *filter,
+					  JobstateSums *sums)
+{
+	Snapshot	snapshot = GetActiveSnapshot();
+
+	if (!(IsolationUsesXactSnapshot() && jobstate_tally_was_truncated(attachment)) &&
+		jobstate_counts_read(attachment, filter, snapshot, NULL,
+							 sums) == JOBSTATE_READ_COUNTED)
+	{
+		jobstate_counts_add_pending(attachment, sums);
+		return;
+	}
+	jobstate_sums_reset(sums);
+	if (IsolationUsesXactSnapshot() &&
+		jobstate_was_rewritten(attachment->target, snapshot))
+		jobstate_error_snapshot_truncated(attachment->target);
+	(void) jobstate_recount(attachment, attachment->target, filter, snapshot, sums);
+}
+
+static bool
+passes(JobstateAttachment *attachment, JobstateFilter *filter,
+	   JobstateKeyValues *key)
+{
+	int			i;
+
+	for (i = 0; i < attachment->key.ncolumns; i++)
+	{
+		JobstateKeyColumn *column = &attachment->key.column[i];
+
+		if ((filter->given & (1u << i)) == 0)
+			continue;
+		if (key->isnull[i] != filter->key.isnull[i])
+			return false;
+		if (!key->isnull[i] &&
+			!DatumGetBool(FunctionCall2Coll(&column->typcache->eq_opr_finfo,
+											column->collation, key->value[i],
+											filter->key.value[i])))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Brings the spellings of one value together, and leaves out what the filter
+ * does not want.  Results that share one set of spellings can be compared by
+ * their stored key.
+ */
+JobstateSums *
+jobstate_counts_merge(JobstateAttachment *attachment, JobstateTallySet *spelling,
+					  JobstateFilter *filter, JobstateSums *sums)
+{
+	JobstateSums *merged;
+	JobstateSum **sum;
+	int			n;
+	int			i;
+	int			j;
+
+	if (attachment->key.textual && filter == NULL)
+		return sums;
+	merged = jobstate_sums_create(CurrentMemoryContext);
+	n = jobstate_sums_list(sums, &sum);
+	for (i = 0; i < n; i++)
+	{
+		JobstateKeyValues key;
+		JobstateTally *tally;
+		JobstateSum *into;
+
+		jobstate_key_from_text(&attachment->key, sum[i]->key, &key);
+		if (filter != NULL && !passes(attachment, filter, &key))
+			continue;
+		tally = jobstate_tally_set_find(spelling, attachment, &key);
+		into = jobstate_sums_find(merged, attachment->epoch, tally->hash, tally->text);
+		for (j = 0; j < sum[i]->nstates; j++)
+			jobstate_sums_add(into, (int16) sum[i]->state[2 * j],
+							  sum[i]->state[2 * j + 1]);
+	}
+	return merged;
+}
+
+static bool
+is_zero(JobstateSum *sum)
+{
+	int			i;
+
+	for (i = 0; i < sum->nstates; i++)
+		if (sum->state[2 * i + 1] != 0)
+			return false;
+	return true;
+}
+
+/* One row per state of the machine. */
+static void
+put_group(ReturnSetInfo *rsinfo, JobstateAttachment *attachment, JobstateSum *sum)
+{
+	JobstateMachine *machine = attachment->machine;
+	Jsonb	   *group = jobstate_key_to_jsonb(&attachment->key, sum->key);
+	int			i;
+
+	for (i = 0; i < machine->nstates; i++)
+	{
+		Datum		values[3];
+		bool		nulls[3] = {false};
+		int64		n = jobstate_sums_get(sum, machine->state[i].id);
+
+		if (n < 0)
+			jobstate_error_negative(attachment,
+									JsonbToCString(NULL, &group->root, VARSIZE(group)),
+									machine->state[i].name, n);
+		values[0] = JsonbPGetDatum(group);
+		values[1] = CStringGetTextDatum(machine->state[i].name);
+		values[2] = Int64GetDatum(n);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+}
+
+static JobstateFilter *
+filter_from_argument(JobstateAttachment *attachment, Jsonb *group_key)
+{
+	JobstateFilter *filter = palloc0(sizeof(JobstateFilter));
+
+	filter->given = jobstate_key_from_jsonb(&attachment->key, group_key,
+											attachment->target, &filter->key);
+	return filter;
+}
+
+/* counts(target regclass, group_key jsonb) returns setof (group_key, state, n) */
+Datum
+jobstate_counts(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	JobstateAttachment *attachment;
+	JobstateFilter *filter = NULL;
+	JobstateTallySet *spelling;
+	JobstateSums *sums;
+	JobstateSum **sum;
+	int			n;
+	int			i;
+
+	if (PG_ARGISNULL(0))
+		jobstate_error_null("target");
+	InitMaterializedSRF(fcinfo, 0);
+	attachment = jobstate_attachment(PG_GETARG_OID(0));
+	jobstate_counts_check_rights(attachment->target);
+	if (!PG_ARGISNULL(1))
+		filter = filter_from_argument(attachment, PG_GETARG_JSONB_P(1));
+
+	sums = jobstate_sums_create(CurrentMemoryContext);
+	spelling = jobstate_tally_set_create(CurrentMemoryContext);
+	jobstate_counts_exact(attachment, filter, sums);
+	sums = jobstate_counts_merge(attachment, spelling, filter, sums);
+
+	/* a group that is asked for by name, or the only one, is never missing */
+	if (attachment->key.ncolumns == 0 ||
+		(filter != NULL && filter->given == (1u << attachment->key.ncolumns) - 1))
+	{
+		JobstateKeyValues none = {{0}};
+		JobstateKeyValues *key = filter ? &filter->key : &none;
+		JobstateTally *tally = jobstate_tally_set_find(spelling, attachment, key);
+
+		put_group(rsinfo, attachment,
+				  jobstate_sums_find(sums, attachment->epoch, tally->hash, tally->text));
+		return (Datum) 0;
+	}
+
+	n = jobstate_sums_list(sums, &sum);
+	for (i = 0; i < n; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!is_zero(sum[i]))
+			put_group(rsinfo, attachment, sum[i]);
+	}
+	return (Datum) 0;
+}
+
+/* counted(target regclass) returns boolean: are there counters to read? */
+Datum
+jobstate_counted(PG_FUNCTION_ARGS)
+{
+	JobstateAttachment *attachment = jobstate_attachment_if_any(PG_GETARG_OID(0));
+	JobstateSums *sums = jobstate_sums_create(CurrentMemoryContext);
+	JobstateFilter nothing = {0};
+
+	if (attachment == NULL)
+		PG_RETURN_BOOL(false);
+	PG_RETURN_BOOL(jobstate_counts_read(attachment, &nothing, NULL, NULL,
+										sums) == JOBSTATE_READ_COUNTED);
+}

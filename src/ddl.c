@@ -1,0 +1,258 @@
+/*
+ * src/ddl.c
+ *
+ * What DDL and TRUNCATE do to watched tables.
+ *
+ * Renames are followed.  Whatever may change a table's rows or go unseen by
+ * its trigger (a partition that comes or goes, another type, a trigger that is
+ * switched off) makes it uncounted: counts() scans it until recount() or
+ * rebuild().  TRUNCATE is booked.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
+#include "commands/event_trigger.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "nodes/parsenodes.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "attach.h"
+#include "catalog.h"
+#include "error.h"
+#include "recount.h"
+#include "tally.h"
+
+PG_FUNCTION_INFO_V1(jobstate_ddl_command_end);
+PG_FUNCTION_INFO_V1(jobstate_uncount);
+PG_FUNCTION_INFO_V1(jobstate_watch_truncate);
+
+/* The watched table that relid is or is part of gets an epoch without marker. */
+static void
+uncount(Oid relid)
+{
+	Oid			root = jobstate_attached_root(relid);
+
+	if (OidIsValid(root))
+		(void) jobstate_attachment_set_epoch(root);
+}
+
+/* uncount(target) returns void */
+Datum
+jobstate_uncount(PG_FUNCTION_ARGS)
+{
+	if (!PG_ARGISNULL(0))
+		uncount(PG_GETARG_OID(0));
+	PG_RETURN_VOID();
+}
+
+/* One SQL statement on our catalogue, as its owner. */
+static void
+update_names(const char *sql, Oid target, const char *old, const char *new)
+{
+	Oid			types[] = {OIDOID, TEXTOID, TEXTOID};
+	Datum		values[3];
+	JobstateRole role = jobstate_become(jobstate_catalog()->owner);
+
+	values[0] = ObjectIdGetDatum(target);
+	values[1] = CStringGetTextDatum(old);
+	values[2] = CStringGetTextDatum(new);
+	jobstate_spi_connect();
+	if (SPI_execute_with_args(sql, 3, types, values, NULL, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not follow the renaming of column \"%s\"", old);
+	jobstate_spi_finish();
+	jobstate_return(role);
+}
+
+/*
+ * A column has a new name.  The attachment still has the old one, so it cannot
+ * be compiled: it is only looked up.
+ */
+static void
+follow_column(Oid relid, const char *old, const char *new)
+{
+	ListCell   *cell;
+	bool		own_write;
+
+	foreach(cell, find_all_inheritors(relid, NoLock, NULL))
+	{
+		if (!jobstate_attachment_has_row(lfirst_oid(cell), &own_write))
+			continue;
+		update_names("UPDATE jobstate.attachment SET"
+					 " state_column = CASE WHEN state_column OPERATOR(pg_catalog.=) $2"
+					 " THEN $3::pg_catalog.name ELSE state_column END,"
+					 " group_by = pg_catalog.array_replace(group_by, $2::pg_catalog.name, $3::pg_catalog.name)"
+					 " WHERE target OPERATOR(pg_catalog.=) $1",
+					 lfirst_oid(cell), old, new);
+		update_names("UPDATE jobstate.rollup SET group_key ="
+					 " (group_key OPERATOR(pg_catalog.-) $2) OPERATOR(pg_catalog.||)"
+					 " pg_catalog.jsonb_build_object($3, group_key OPERATOR(pg_catalog.->) $2)"
+					 " WHERE target OPERATOR(pg_catalog.=) $1"
+					 " AND group_key OPERATOR(pg_catalog.?) $2",
+					 lfirst_oid(cell), old, new);
+	}
+}
+
+static Oid
+partition_of(AlterTableCmd *command)
+{
+	PartitionCmd *partition = castNode(PartitionCmd, command->def);
+
+	return RangeVarGetRelid(partition->name, NoLock, true);
+}
+
+static void
+follow_alter(Oid relid, AlterTableCmd *command)
+{
+	Oid			root = jobstate_attached_root(relid);
+	Oid			partition;
+
+	if (!OidIsValid(root))
+		return;
+	switch (command->subtype)
+	{
+		case AT_AttachPartition:
+			partition = partition_of(command);
+			if (OidIsValid(partition))
+				jobstate_attach_partition(partition);
+			uncount(root);
+			break;
+		case AT_DetachPartition:
+		case AT_DetachPartitionFinalize:
+			partition = partition_of(command);
+			if (OidIsValid(partition))
+				jobstate_detach_partition(partition);
+			uncount(root);
+			break;
+		case AT_AlterColumnType:
+		case AT_DisableTrig:
+		case AT_DisableTrigAll:
+		case AT_DisableTrigUser:
+		case AT_EnableReplicaTrig:
+			uncount(root);
+			break;
+		case AT_SetUnLogged:
+			{
+				Relation	rel = table_open(relid, AccessShareLock);
+
+				jobstate_error_wrong_persistence(rel);
+			}
+			break;
+		default:
+			break;
+	}
+}
+
+/* A new partition is empty, but needs its trigger for TRUNCATE. */
+static void
+follow_create(CreateStmt *stmt)
+{
+	Oid			relid;
+
+	if (stmt->partbound == NULL)
+		return;
+	relid = RangeVarGetRelid(stmt->relation, NoLock, true);
+	if (OidIsValid(relid) && OidIsValid(jobstate_attached_root(relid)))
+		jobstate_attach_partition(relid);
+}
+
+/* Event trigger, on ddl_command_end */
+Datum
+jobstate_ddl_command_end(PG_FUNCTION_ARGS)
+{
+	Node	   *tree;
+
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		jobstate_error_trigger_protocol("ddl_command_end");
+	tree = ((EventTriggerData *) fcinfo->context)->parsetree;
+
+	if (IsA(tree, RenameStmt))
+	{
+		RenameStmt *stmt = (RenameStmt *) tree;
+
+		if (stmt->renameType == OBJECT_COLUMN && stmt->relation != NULL)
+		{
+			Oid			relid = RangeVarGetRelid(stmt->relation, NoLock, true);
+
+			if (OidIsValid(relid))
+				follow_column(relid, stmt->subname, stmt->newname);
+		}
+	}
+	else if (IsA(tree, AlterTableStmt))
+	{
+		AlterTableStmt *stmt = (AlterTableStmt *) tree;
+		Oid			relid = RangeVarGetRelid(stmt->relation, NoLock, true);
+		ListCell   *cell;
+
+		foreach(cell, OidIsValid(relid) ? stmt->cmds : NIL)
+			follow_alter(relid, lfirst_node(AlterTableCmd, cell));
+	}
+	else if (IsA(tree, CreateStmt))
+		follow_create((CreateStmt *) tree);
+	PG_RETURN_NULL();
+}
+
+/*
+ * Books the negative of what a partition holds.  TRUNCATE's lock keeps
+ * everybody else out, so the newest snapshot sees all there is.
+ */
+static void
+book_partition(JobstateAttachment *attachment, Oid relid)
+{
+	JobstateSums *sums = jobstate_sums_create(CurrentMemoryContext);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	JobstateSum **sum;
+	int			n;
+	int			i;
+	int			j;
+
+	(void) jobstate_recount(attachment, relid, NULL, snapshot, sums);
+	UnregisterSnapshot(snapshot);
+	n = jobstate_sums_list(sums, &sum);
+	for (i = 0; i < n; i++)
+		for (j = 0; j < sum[i]->nstates; j++)
+		{
+			JobstateFact fact;
+
+			jobstate_key_from_text(&attachment->key, sum[i]->key, &fact.key);
+			fact.state = jobstate_machine_by_id(attachment->machine,
+												(int32) sum[i]->state[2 * j]);
+			jobstate_tally_add(attachment, &fact, -sum[i]->state[2 * j + 1]);
+		}
+	jobstate_tally_truncated(attachment);
+}
+
+/* BEFORE TRUNCATE, for each table that has rows */
+Datum
+jobstate_watch_truncate(PG_FUNCTION_ARGS)
+{
+	TriggerData *event = (TriggerData *) fcinfo->context;
+	Oid			relid;
+	Oid			root;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_BEFORE(event->tg_event) ||
+		!TRIGGER_FIRED_BY_TRUNCATE(event->tg_event))
+		jobstate_error_trigger_protocol("watch_truncate");
+
+	relid = RelationGetRelid(event->tg_relation);
+	root = jobstate_attached_root(relid);
+	if (!OidIsValid(root))
+		jobstate_error_trigger_unattached(event->tg_relation, event->tg_trigger);
+	if (root != relid)
+		book_partition(jobstate_attachment(root), relid);
+	else
+	{
+		/* empty from here on: a new epoch that is counted at once */
+		(void) jobstate_attachment_set_epoch(root);
+		jobstate_attach_mark_counted(jobstate_attachment(root));
+	}
+	return PointerGetDatum(NULL);
+}

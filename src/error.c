@@ -1,0 +1,496 @@
+/*
+ * src/error.c
+ *
+ * Everything that jobstate says to a user when it refuses.
+ *
+ * What a role may not read is not shown: neither the key of the row nor the
+ * states it goes between.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/genam.h"
+#include "catalog/pg_index.h"
+#include "executor/tuptable.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/rls.h"
+#include "utils/syscache.h"
+
+#include "compat.h"
+#include "error.h"
+
+static bool
+may_read(Relation rel, AttrNumber attno)
+{
+	Oid			relid = RelationGetRelid(rel);
+
+	if (check_enable_rls(relid, InvalidOid, true) == RLS_ENABLED)
+		return false;
+	return pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) == ACLCHECK_OK ||
+		pg_attribute_aclcheck(relid, attno, GetUserId(), ACL_SELECT) == ACLCHECK_OK;
+}
+
+static void
+append_value(StringInfo buf, Form_pg_attribute attr, TupleTableSlot *slot)
+{
+	bool		isnull;
+	Datum		value = slot_getattr(slot, attr->attnum, &isnull);
+	Oid			output;
+	bool		varlena;
+
+	if (isnull)
+	{
+		appendStringInfoString(buf, "null");
+		return;
+	}
+	getTypeOutputInfo(attr->atttypid, &output, &varlena);
+	appendStringInfoString(buf, OidOutputFunctionCall(output, value));
+}
+
+/* "row (id=7)", or just "row" where the key is none or may not be read */
+static char *
+describe_row(Relation rel, TupleTableSlot *slot)
+{
+	StringInfoData buf;
+	Oid			index = jobstate_primary_key(rel);
+	HeapTuple	tuple;
+	Form_pg_index form;
+	int			i;
+
+	if (!OidIsValid(index))
+		return "row";
+	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for index %u", index);
+	form = (Form_pg_index) GETSTRUCT(tuple);
+
+	initStringInfo(&buf);
+	appendStringInfoString(&buf, "row (");
+	for (i = 0; i < form->indnkeyatts; i++)
+	{
+		Form_pg_attribute attr = TupleDescAttr(RelationGetDescr(rel),
+											   form->indkey.values[i] - 1);
+
+		if (!may_read(rel, attr->attnum))
+		{
+			ReleaseSysCache(tuple);
+			return "row";
+		}
+		appendStringInfo(&buf, "%s%s=", i > 0 ? ", " : "", NameStr(attr->attname));
+		append_value(&buf, attr, slot);
+	}
+	ReleaseSysCache(tuple);
+	appendStringInfoChar(&buf, ')');
+	return buf.data;
+}
+
+static char *
+list_states(JobstateMachine *machine, bool (*wanted) (JobstateMachine *, int, int),
+			int from)
+{
+	StringInfoData buf;
+	int			i;
+
+	initStringInfo(&buf);
+	for (i = 0; i < machine->nstates; i++)
+		if (wanted(machine, from, i))
+			appendStringInfo(&buf, "%s%s", buf.len > 0 ? ", " : "",
+							 machine->state[i].name);
+	return buf.data;
+}
+
+static bool
+is_next(JobstateMachine *machine, int from, int to)
+{
+	return from != to && jobstate_machine_allows(machine, from, to);
+}
+
+static bool
+is_initial(JobstateMachine *machine, int from, int to)
+{
+	return machine->state[to].is_initial;
+}
+
+static bool
+is_any(JobstateMachine *machine, int from, int to)
+{
+	return true;
+}
+
+static int
+hint_next(JobstateMachine *machine, int from)
+{
+	char	   *states = list_states(machine, is_next, from);
+
+	if (states[0] == '\0')
+		return errhint("State \"%s\" is final: no state follows it.",
+					   machine->state[from].name);
+	return errhint("Allowed next states: %s.", states);
+}
+
+/* Table, column and constraint, for drivers that read them */
+static int
+err_where(JobstateWatched *watched, Relation rel)
+{
+	errtablecol(rel, watched->state_attno);
+	return err_generic_string(PG_DIAG_CONSTRAINT_NAME, "jobstate_watch");
+}
+
+void
+jobstate_error_illegal_move(JobstateWatched *watched, Relation rel,
+							TupleTableSlot *slot, int from, int to)
+{
+	JobstateMachine *machine = watched->attachment->machine;
+	bool		show = may_read(rel, watched->state_attno);
+
+	ereport(ERROR,
+			(errcode(ERRCODE_CHECK_VIOLATION),
+			 errmsg("illegal state transition in relation \"%s\"",
+					RelationGetRelationName(rel)),
+			 show ? errdetail("%s: %s -> %s", describe_row(rel, slot),
+							  machine->state[from].name,
+							  machine->state[to].name) : 0,
+			 show ? hint_next(machine, from) : 0,
+			 err_where(watched, rel)));
+}
+
+void
+jobstate_error_illegal_insert(JobstateWatched *watched, Relation rel,
+							  TupleTableSlot *slot, int state)
+{
+	JobstateMachine *machine = watched->attachment->machine;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_CHECK_VIOLATION),
+			 errmsg("illegal initial state in relation \"%s\"",
+					RelationGetRelationName(rel)),
+			 may_read(rel, watched->state_attno) ?
+			 errdetail("%s: %s", describe_row(rel, slot),
+					   machine->state[state].name) : 0,
+			 errhint("Allowed initial states: %s.",
+					 list_states(machine, is_initial, 0)),
+			 err_where(watched, rel)));
+}
+
+void
+jobstate_error_unknown_state(JobstateWatched *watched, Relation rel,
+							 TupleTableSlot *slot)
+{
+	JobstateMachine *machine = watched->attachment->machine;
+	Form_pg_attribute attr = TupleDescAttr(RelationGetDescr(rel),
+										   watched->state_attno - 1);
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	append_value(&buf, attr, slot);
+	ereport(ERROR,
+			(errcode(ERRCODE_CHECK_VIOLATION),
+			 errmsg("unknown state in column \"%s\" of relation \"%s\"",
+					NameStr(attr->attname), RelationGetRelationName(rel)),
+			 may_read(rel, watched->state_attno) ?
+			 errdetail("%s: %s is no state of machine \"%s\".",
+					   describe_row(rel, slot), buf.data, machine->name) : 0,
+			 errhint("States of the machine: %s.",
+					 list_states(machine, is_any, 0)),
+			 err_where(watched, rel)));
+}
+
+/* The same, met while counting rows that are there already */
+void
+jobstate_error_unknown_state_counted(JobstateAttachment *attachment,
+									 const char *value, int64 n)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CHECK_VIOLATION),
+			 errmsg("unknown state in column \"%s\" of relation \"%s\"",
+					NameStr(attachment->state_column),
+					get_rel_name(attachment->target)),
+			 errdetail("%lld rows: %s is no state of machine \"%s\".",
+					   (long long) n, value ? value : "null",
+					   attachment->machine->name),
+			 errhint("Use jobstate.check() to see every problem, and mend the rows first.")));
+}
+
+void
+jobstate_error_no_edge(JobstateAttachment *attachment, int from, int to)
+{
+	JobstateMachine *machine = attachment->machine;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_CHECK_VIOLATION),
+			 errmsg("machine \"%s\" has no transition from \"%s\" to \"%s\"",
+					machine->name, machine->state[from].name,
+					machine->state[to].name),
+			 hint_next(machine, from)));
+}
+
+void
+jobstate_error_no_state(JobstateAttachment *attachment, const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("machine \"%s\" has no state \"%s\"",
+					attachment->machine->name, name),
+			 errhint("States of the machine: %s.",
+					 list_states(attachment->machine, is_any, 0))));
+}
+
+void
+jobstate_error_negative(JobstateAttachment *attachment, const char *group,
+						const char *state, int64 n)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("count of state \"%s\" in relation \"%s\" is negative: %lld",
+					state, get_rel_name(attachment->target), (long long) n),
+			 errdetail("The group is %s.", group),
+			 errhint("Rows were changed while the trigger was off. Run jobstate.verify() to see the drift and jobstate.rebuild() to mend it.")));
+}
+
+void
+jobstate_error_snapshot_truncated(Oid target)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not count relation \"%s\" in an old snapshot",
+					get_rel_name(target)),
+			 errdetail("It was truncated or rewritten after the transaction took its snapshot."),
+			 errhint("The transaction might succeed if retried.")));
+}
+
+void
+jobstate_error_null(const char *argument)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+			 errmsg("argument \"%s\" must not be null", argument)));
+}
+
+void
+jobstate_error_not_positive(const char *argument)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("argument \"%s\" must be greater than zero", argument)));
+}
+
+void
+jobstate_error_no_extension(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_SCHEMA),
+			 errmsg("extension \"jobstate\" is not installed in this database"),
+			 errhint("Run CREATE EXTENSION jobstate.")));
+}
+
+void
+jobstate_error_no_machine(const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("machine \"%s\" does not exist", name),
+			 errhint("Make it with jobstate.define_machine(), or see the view jobstate.machines.")));
+}
+
+void
+jobstate_error_too_many_states(const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("machine \"%s\" has more than %d states", name,
+					JOBSTATE_MAX_STATES)));
+}
+
+void
+jobstate_error_no_table(Oid relid)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_TABLE),
+			 errmsg("relation with OID %u does not exist", relid)));
+}
+
+void
+jobstate_error_no_column(Relation rel, const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_COLUMN),
+			 errmsg("column \"%s\" of relation \"%s\" does not exist", name,
+					RelationGetRelationName(rel))));
+}
+
+void
+jobstate_error_column_twice(const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("column \"%s\" is named more than once", name),
+			 errhint("Name each group column once, and the state column not among them.")));
+}
+
+void
+jobstate_error_state_type(Relation rel, const char *name, Oid type)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATATYPE_MISMATCH),
+			 errmsg("column \"%s\" of relation \"%s\" cannot hold a state", name,
+					RelationGetRelationName(rel)),
+			 errdetail("Its type is %s.", format_type_be(type)),
+			 errhint("A state column is smallint or integer (the state's id), or text, varchar or an enum (its name).")));
+}
+
+void
+jobstate_error_group_type(Relation rel, const char *name, Oid type)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATATYPE_MISMATCH),
+			 errmsg("column \"%s\" of relation \"%s\" cannot be grouped by", name,
+					RelationGetRelationName(rel)),
+			 errdetail("Type %s has no hash or no btree operator class.",
+					   format_type_be(type))));
+}
+
+void
+jobstate_error_age_type(Relation rel, const char *name, Oid type)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATATYPE_MISMATCH),
+			 errmsg("column \"%s\" of relation \"%s\" tells no age", name,
+					RelationGetRelationName(rel)),
+			 errdetail("Its type is %s.", format_type_be(type)),
+			 errhint("An age column is timestamptz, timestamp or date.")));
+}
+
+void
+jobstate_error_too_many_groups(int n, int max)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("cannot group by %d columns", n),
+			 errhint("At most %d are possible.", max)));
+}
+
+void
+jobstate_error_key_too_long(int size, int max)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("group key takes %d bytes, maximum %d", size, max),
+			 errhint("Group by a shorter column, such as an id or a hash of the long one.")));
+}
+
+void
+jobstate_error_group_key_shape(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("group key must be a JSON object"),
+			 errhint("Name the group columns, like {\"repo_id\": 42}.")));
+}
+
+void
+jobstate_error_group_key_column(Oid target, const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_COLUMN),
+			 errmsg("\"%s\" is not a group column of relation \"%s\"", name,
+					get_rel_name(target)),
+			 errhint("The view jobstate.attachments tells what a table is grouped by.")));
+}
+
+void
+jobstate_error_not_attached(Oid target)
+{
+	if (get_rel_name(target) == NULL)
+		jobstate_error_no_table(target);
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("relation \"%s\" is not attached", get_rel_name(target)),
+			 errhint("Attach it with jobstate.attach(), or name the table that it is a partition of.")));
+}
+
+void
+jobstate_error_attached(Oid target, Oid root)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DUPLICATE_OBJECT),
+			 errmsg("relation \"%s\" is already attached", get_rel_name(target)),
+			 root != target ? errdetail("It is part of relation \"%s\".",
+										get_rel_name(root)) : 0,
+			 errhint("Use jobstate.detach() first.")));
+}
+
+void
+jobstate_error_wrong_kind(Relation rel)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+			 errmsg("\"%s\" is not an ordinary or partitioned table",
+					RelationGetRelationName(rel))));
+}
+
+void
+jobstate_error_wrong_persistence(Relation rel)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("cannot attach temporary or unlogged relation \"%s\"",
+					RelationGetRelationName(rel)),
+			 errdetail("Its rows can vanish without a statement that could be counted.")));
+}
+
+void
+jobstate_error_no_key(Oid target, bool single)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 single ?
+			 errmsg("relation \"%s\" has no primary key of one integer column",
+					get_rel_name(target)) :
+			 errmsg("relation \"%s\" has no primary key", get_rel_name(target))));
+}
+
+void
+jobstate_error_row_security(Oid target)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("row-level security hides rows of relation \"%s\" from you",
+					get_rel_name(target)),
+			 errdetail("Counts are of all rows."),
+			 errhint("Let a role that may see all rows ask, in a SECURITY DEFINER function.")));
+}
+
+void
+jobstate_error_trigger_protocol(const char *function)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+			 errmsg("function \"jobstate.%s\" was not called by the trigger it is for",
+					function),
+			 errhint("Let jobstate.attach() make the triggers.")));
+}
+
+void
+jobstate_error_trigger_unattached(Relation rel, Trigger *trigger)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+			 errmsg("relation \"%s\" has trigger \"%s\" but is not attached",
+					RelationGetRelationName(rel), trigger->tgname),
+			 errhint("Drop the trigger, and attach the table with jobstate.attach().")));
+}
+
+void
+jobstate_error_triggers_off(Oid target)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the triggers of relation \"%s\" are disabled or missing",
+					get_rel_name(target)),
+			 errhint("Enable them with ALTER TABLE ... ENABLE ALWAYS TRIGGER, or detach and attach the table.")));
+}

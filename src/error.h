@@ -1,0 +1,55 @@
+/*
+ * src/error.h
+ *
+ * Everything that jobstate says to a user when it refuses.
+ */
+#ifndef JOBSTATE_ERROR_H
+#define JOBSTATE_ERROR_H
+
+#include "attachment.h"
+#include "utils/reltrigger.h"
+
+/* SQLSTATE class JS: see the reference table in the README */
+#define ERRCODE_JOBSTATE_LEASE_LOST		MAKE_SQLSTATE('J','S','0','0','1')
+
+extern void jobstate_error_illegal_move(JobstateWatched *watched, Relation rel,
+										TupleTableSlot *slot, int from, int to) pg_attribute_noreturn();
+extern void jobstate_error_illegal_insert(JobstateWatched *watched, Relation rel,
+										  TupleTableSlot *slot, int state) pg_attribute_noreturn();
+extern void jobstate_error_unknown_state(JobstateWatched *watched, Relation rel,
+										 TupleTableSlot *slot) pg_attribute_noreturn();
+extern void jobstate_error_unknown_state_counted(JobstateAttachment *attachment,
+												 const char *value, int64 n) pg_attribute_noreturn();
+extern void jobstate_error_no_edge(JobstateAttachment *attachment, int from, int to) pg_attribute_noreturn();
+extern void jobstate_error_no_state(JobstateAttachment *attachment, const char *name) pg_attribute_noreturn();
+extern void jobstate_error_negative(JobstateAttachment *attachment, const char *group,
+									const char *state, int64 n) pg_attribute_noreturn();
+extern void jobstate_error_snapshot_truncated(Oid target) pg_attribute_noreturn();
+
+extern void jobstate_error_null(const char *argument) pg_attribute_noreturn();
+extern void jobstate_error_not_positive(const char *argument) pg_attribute_noreturn();
+extern void jobstate_error_no_extension(void) pg_attribute_noreturn();
+extern void jobstate_error_no_machine(const char *name) pg_attribute_noreturn();
+extern void jobstate_error_too_many_states(const char *name) pg_attribute_noreturn();
+extern void jobstate_error_no_table(Oid relid) pg_attribute_noreturn();
+extern void jobstate_error_no_column(Relation rel, const char *name) pg_attribute_noreturn();
+extern void jobstate_error_column_twice(const char *name) pg_attribute_noreturn();
+extern void jobstate_error_state_type(Relation rel, const char *name, Oid type) pg_attribute_noreturn();
+extern void jobstate_error_group_type(Relation rel, const char *name, Oid type) pg_attribute_noreturn();
+extern void jobstate_error_age_type(Relation rel, const char *name, Oid type) pg_attribute_noreturn();
+extern void jobstate_error_too_many_groups(int n, int max) pg_attribute_noreturn();
+extern void jobstate_error_key_too_long(int size, int max) pg_attribute_noreturn();
+extern void jobstate_error_group_key_shape(void) pg_attribute_noreturn();
+extern void jobstate_error_group_key_column(Oid target, const char *name) pg_attribute_noreturn();
+
+extern void jobstate_error_not_attached(Oid target) pg_attribute_noreturn();
+extern void jobstate_error_attached(Oid target, Oid root) pg_attribute_noreturn();
+extern void jobstate_error_wrong_kind(Relation rel) pg_attribute_noreturn();
+extern void jobstate_error_wrong_persistence(Relation rel) pg_attribute_noreturn();
+extern void jobstate_error_no_key(Oid target, bool single) pg_attribute_noreturn();
+extern void jobstate_error_row_security(Oid target) pg_attribute_noreturn();
+extern void jobstate_error_trigger_protocol(const char *function) pg_attribute_noreturn();
+extern void jobstate_error_trigger_unattached(Relation rel, Trigger *trigger) pg_attribute_noreturn();
+extern void jobstate_error_triggers_off(Oid target) pg_attribute_noreturn();
+
+#endif							/* JOBSTATE_ERROR_H */

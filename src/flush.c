@@ -1,0 +1,125 @@
+/*
+ * src/flush.c
+ *
+ * The tally goes to the log, before commit and before prepare.
+ *
+ * Problem: counters that many transactions change make them wait for each
+ * other, and in the wrong order deadlock.
+ * Solution: one row per touched key is appended, in the order of (table, key),
+ * after the transaction's last statement and its deferred triggers, to a
+ * segment that can be locked without waiting.  So nothing is locked that
+ * another writer could want, and no writer ever stands behind a counter.
+ * Non-problems: an error here aborts the transaction like any error in a
+ * statement does.  Rights are not needed: the rows go to the table access
+ * method, not through the executor.  A transaction that was set READ ONLY
+ * after it wrote still writes its counts: they belong to what it wrote.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+
+#include "catalog.h"
+#include "flush.h"
+#include "log.h"
+#include "maintain.h"
+#include "tally.h"
+
+static int
+compare_tallies(const void *a, const void *b)
+{
+	const JobstateTally *x = *(JobstateTally *const *) a;
+	const JobstateTally *y = *(JobstateTally *const *) b;
+	int			cmp;
+
+	if (x->attachment->target != y->attachment->target)
+		return x->attachment->target < y->attachment->target ? -1 : 1;
+	cmp = memcmp(ARR_DATA_PTR(x->text), ARR_DATA_PTR(y->text),
+				 Min(VARSIZE(x->text), VARSIZE(y->text)) -
+				 ARR_DATA_OFFSET(x->text));
+	if (cmp != 0)
+		return cmp;
+	return (int) VARSIZE(x->text) - (int) VARSIZE(y->text);
+}
+
+/* The row of one key; false where the transaction changed nothing after all. */
+static bool
+row_from_tally(JobstateTally *tally, JobstateLogRow *row)
+{
+	int64	   *elements = palloc(sizeof(int64) * 2 * tally->ndeltas);
+	int			n = 0;
+	int			i;
+
+	for (i = 0; i < tally->ndeltas; i++)
+	{
+		if (tally->delta[i].n == 0)
+			continue;
+		elements[n++] = tally->delta[i].state_id;
+		elements[n++] = tally->delta[i].n;
+	}
+	if (n > 0)
+	{
+		row->epoch = tally->attachment->epoch;
+		row->hash = tally->hash;
+		row->key = tally->text;
+		row->deltas = jobstate_log_deltas(elements, n);
+	}
+	pfree(elements);
+	return n > 0;
+}
+
+/* Writes what is pending.  Returns whether a segment is full now. */
+static bool
+flush(void)
+{
+	JobstateTally **tally;
+	int			ntallies = jobstate_tally_set_list(jobstate_tally_pending(), &tally);
+	JobstateLogRow *row = palloc(sizeof(JobstateLogRow) * ntallies);
+	bool		full = false;
+	int			n = 0;
+	int			i;
+
+	if (ntallies > 1)
+		qsort(tally, ntallies, sizeof(JobstateTally *), compare_tallies);
+	for (i = 0; i < ntallies; i++)
+		if (row_from_tally(tally[i], &row[n]))
+			n++;
+	if (n > 0)
+		full = jobstate_log_append(row, n);
+	pfree(row);
+	pfree(tally);
+	return full;
+}
+
+/*
+ * Makes room in memory.  The rows are this transaction's like any others, so
+ * its abort takes them back; the caller sees to it that no savepoint must.
+ */
+void
+jobstate_flush_early(void)
+{
+	Assert(GetCurrentTransactionNestLevel() == 1);
+	(void) flush();
+	jobstate_tally_forget();
+}
+
+static void
+AtPreCommit_flush(XactEvent event, void *arg)
+{
+	if (event != XACT_EVENT_PRE_COMMIT && event != XACT_EVENT_PRE_PREPARE)
+		return;
+	if (jobstate_tally_pending() == NULL)
+		return;
+
+	/* statement_timeout does not reach here after an implicit transaction */
+	CHECK_FOR_INTERRUPTS();
+	if (jobstate_catalog_exists() && flush())
+		jobstate_maintain_wanted();
+	jobstate_tally_forget();
+}
+
+void
+jobstate_flush_init(void)
+{
+	RegisterXactCallback(AtPreCommit_flush, NULL);
+}

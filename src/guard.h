@@ -1,0 +1,18 @@
+/*
+ * src/guard.h
+ *
+ * Is this state change legal?
+ */
+#ifndef JOBSTATE_GUARD_H
+#define JOBSTATE_GUARD_H
+
+#include "attachment.h"
+
+extern void jobstate_guard_state(JobstateWatched *watched, Relation rel,
+								 TupleTableSlot *slot, JobstateFact *fact);
+extern void jobstate_guard_insert(JobstateWatched *watched, Relation rel,
+								  TupleTableSlot *slot, JobstateFact *fact);
+extern void jobstate_guard_move(JobstateWatched *watched, Relation rel,
+								TupleTableSlot *slot, int from, int to);
+
+#endif							/* JOBSTATE_GUARD_H */

@@ -1,0 +1,32 @@
+/*
+ * src/jobstate.c
+ *
+ * The module's entry.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+
+#include "attachment.h"
+#include "catalog.h"
+#include "flush.h"
+#include "maintain.h"
+#include "tally.h"
+
+PG_MODULE_MAGIC;
+
+void		_PG_init(void);
+
+/*
+ * Transaction callbacks run in reverse order of their registration: the flush
+ * is asked before the tally lets go.
+ */
+void
+_PG_init(void)
+{
+	jobstate_catalog_init();
+	jobstate_attachment_init();
+	jobstate_tally_init();
+	jobstate_flush_init();
+	jobstate_maintain_init();
+}

@@ -1,0 +1,324 @@
+/*
+ * src/log.c
+ *
+ * The counter log and its base: tables of one shape, only ever appended to and
+ * truncated.
+ *
+ * Invariants:
+ * - A row is never updated or deleted, so visibility is only a question of who
+ *   inserted it.
+ * - Whoever appends to a segment holds ROW EXCLUSIVE on it until its
+ *   transaction ends, so who gets ACCESS EXCLUSIVE finds only finished rows.
+ * - Reads take no predicate locks: a serializable reader of counts must not
+ *   make writers fail.  So they walk the pages themselves, or scan the index
+ *   with SnapshotAny, and test each row against the snapshot.
+ * - No column is null or toasted (see the install script), so a row is one
+ *   flat struct.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "utils/fmgroids.h"
+#include "utils/snapmgr.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "log.h"
+
+#define LOG_COLUMNS		4
+#define BATCH			256
+
+/* The columns of a stored row up to the first of variable length */
+typedef struct LogForm
+{
+	int64		epoch;
+	int32		key_hash;
+	char		group_key[FLEXIBLE_ARRAY_MEMBER];
+} LogForm;
+
+/* Where backends begin to append; see jobstate_log_append() */
+#define HOMES	2
+
+/* An array as the deltas column holds it. */
+ArrayType *
+jobstate_log_deltas(int64 *elements, int n)
+{
+	Size		size = n == 0 ? sizeof(ArrayType) :
+		ARR_OVERHEAD_NONULLS(1) + sizeof(int64) * n;
+	ArrayType  *array = palloc0(size);
+
+	SET_VARSIZE(array, size);
+	array->ndim = n == 0 ? 0 : 1;
+	array->elemtype = INT8OID;
+	if (n > 0)
+	{
+		ARR_DIMS(array)[0] = n;
+		ARR_LBOUND(array)[0] = 1;
+		memcpy(ARR_DATA_PTR(array), elements, sizeof(int64) * n);
+	}
+	return array;
+}
+
+/* How many elements a row's deltas have, and where they are. */
+int
+jobstate_log_ndeltas(JobstateLogRow *row, int64 **elements)
+{
+	if (ARR_NDIM(row->deltas) == 0)
+		return 0;
+	*elements = (int64 *) ARR_DATA_PTR(row->deltas);
+	return ARR_DIMS(row->deltas)[0];
+}
+
+static void
+row_from_tuple(HeapTupleHeader tuple, JobstateLogRow *row)
+{
+	LogForm    *form = (LogForm *) ((char *) tuple + tuple->t_hoff);
+
+	row->epoch = form->epoch;
+	row->hash = (uint32) form->key_hash;
+	row->key = (ArrayType *) form->group_key;
+	row->deltas = (ArrayType *)
+		((char *) form + MAXALIGN(offsetof(LogForm, group_key) + VARSIZE(row->key)));
+}
+
+static HeapTuple
+tuple_from_row(Relation rel, JobstateLogRow *row)
+{
+	Datum		values[LOG_COLUMNS];
+	bool		nulls[LOG_COLUMNS] = {false};
+
+	values[0] = Int64GetDatum(row->epoch);
+	values[1] = Int32GetDatum((int32) row->hash);
+	values[2] = PointerGetDatum(row->key);
+	values[3] = PointerGetDatum(row->deltas);
+	return heap_form_tuple(RelationGetDescr(rel), values, nulls);
+}
+
+/* Many rows at a time: fewer WAL records and page locks than one by one. */
+static ItemPointerData
+insert_batch(Relation rel, JobstateLogRow *row, int n)
+{
+	TupleTableSlot *slot[BATCH];
+	ItemPointerData last;
+	int			i;
+
+	for (i = 0; i < n; i++)
+	{
+		slot[i] = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsHeapTuple);
+		ExecStoreHeapTuple(tuple_from_row(rel, &row[i]), slot[i], true);
+	}
+	table_multi_insert(rel, slot, n, GetCurrentCommandId(true), 0, NULL);
+	last = slot[n - 1]->tts_tid;
+	for (i = 0; i < n; i++)
+		ExecDropSingleTupleTableSlot(slot[i]);
+	return last;
+}
+
+/* Returns where the last row went. */
+static ItemPointerData
+insert_rows(Relation rel, JobstateLogRow *row, int n)
+{
+	ItemPointerData last;
+	int			i;
+
+	if (n == 1)
+	{
+		HeapTuple	tuple = tuple_from_row(rel, row);
+
+		heap_insert(rel, tuple, GetCurrentCommandId(true), 0, NULL);
+		last = tuple->t_self;
+		heap_freetuple(tuple);
+		return last;
+	}
+	for (i = 0; i < n; i += BATCH)
+	{
+		CHECK_FOR_INTERRUPTS();
+		last = insert_batch(rel, row + i, Min(BATCH, n - i));
+	}
+	return last;
+}
+
+/* Appends to a table of the base, which the caller has locked. */
+void
+jobstate_log_insert(Relation rel, JobstateLogRow *row, int n, bool with_index)
+{
+	CatalogIndexState indexes;
+	int			i;
+
+	if (n == 0)
+		return;
+	if (!with_index)
+	{
+		(void) insert_rows(rel, row, n);
+		return;
+	}
+	indexes = CatalogOpenIndexes(rel);
+	for (i = 0; i < n; i++)
+	{
+		HeapTuple	tuple = tuple_from_row(rel, &row[i]);
+
+		CatalogTupleInsertWithInfo(rel, tuple, indexes);
+		heap_freetuple(tuple);
+	}
+	CatalogCloseIndexes(indexes);
+}
+
+/*
+ * Locks a segment for appending, without waiting: the fold never holds all of
+ * them.  Only where somebody else has locked every segment by hand is there
+ * nothing left but to wait.
+ */
+static Oid
+lock_segment(int *current)
+{
+	Oid			segment[JOBSTATE_SEGMENTS];
+	int			i;
+
+	/* accepting invalidations may replace the catalogue */
+	memcpy(segment, jobstate_catalog()->segment, sizeof(segment));
+	for (i = 0; i < JOBSTATE_SEGMENTS; i++)
+	{
+		int			n = (*current + i) % JOBSTATE_SEGMENTS;
+
+		if (ConditionalLockRelationOid(segment[n], RowExclusiveLock))
+		{
+			*current = n;
+			return segment[n];
+		}
+	}
+	LockRelationOid(segment[*current], RowExclusiveLock);
+	return segment[*current];
+}
+
+/*
+ * Appends to a segment, n > 0 rows.  Whoever finds it full goes on in the next
+ * one, so that the fold soon finds the full one free.  Returns whether to ask
+ * for a fold: one backend does, the one that began a page.  Few homes rather
+ * than many: what is spread thin over all segments costs every reader, and
+ * makes the fold truncate more often for the same number of rows.
+ */
+bool
+jobstate_log_append(JobstateLogRow *row, int n)
+{
+	static int	current = -1;
+	ItemPointerData last;
+	Relation	rel;
+
+	if (current < 0)
+		current = jobstate_backend_number() % HOMES;
+	rel = table_open(lock_segment(&current), NoLock);
+	last = insert_rows(rel, row, n);
+	table_close(rel, NoLock);
+	if (ItemPointerGetBlockNumber(&last) < JOBSTATE_SEGMENT_FULL)
+		return false;
+	current = (current + 1) % JOBSTATE_SEGMENTS;
+	return ItemPointerGetOffsetNumber(&last) == FirstOffsetNumber || n >= BATCH;
+}
+
+static void
+scan_page(Relation rel, Buffer buffer, BlockNumber block, Snapshot snapshot,
+		  Snapshot newest, JobstateLogVisitor visit, void *arg)
+{
+	Page		page = BufferGetPage(buffer);
+	OffsetNumber max = PageGetMaxOffsetNumber(page);
+	OffsetNumber offset;
+
+	for (offset = FirstOffsetNumber; offset <= max; offset++)
+	{
+		ItemId		item = PageGetItemId(page, offset);
+		HeapTupleData tuple;
+		JobstateLogRow row;
+		bool		visible;
+
+		if (!ItemIdIsNormal(item))
+			continue;
+		tuple.t_data = (HeapTupleHeader) PageGetItem(page, item);
+		tuple.t_len = ItemIdGetLength(item);
+		tuple.t_tableOid = RelationGetRelid(rel);
+		ItemPointerSet(&tuple.t_self, block, offset);
+		visible = HeapTupleSatisfiesVisibility(&tuple, snapshot, buffer);
+		if (!visible &&
+			(newest == NULL || !HeapTupleSatisfiesVisibility(&tuple, newest, buffer)))
+			continue;
+		row_from_tuple(tuple.t_data, &row);
+		visit(&row, visible, arg);
+	}
+}
+
+/*
+ * Visits the rows that the snapshot sees and, told as not visible, those that
+ * only the newest one sees.  The visitor runs under a buffer lock: it only
+ * adds up.
+ */
+void
+jobstate_log_scan(Relation rel, Snapshot snapshot, Snapshot newest,
+				  JobstateLogVisitor visit, void *arg)
+{
+	BlockNumber nblocks = RelationGetNumberOfBlocks(rel);
+	BlockNumber block;
+
+	for (block = 0; block < nblocks; block++)
+	{
+		Buffer		buffer = ReadBuffer(rel, block);
+
+		CHECK_FOR_INTERRUPTS();
+		LockBuffer(buffer, BUFFER_LOCK_SHARE);
+		scan_page(rel, buffer, block, snapshot, newest, visit, arg);
+		UnlockReleaseBuffer(buffer);
+	}
+}
+
+static int
+make_keys(ScanKey key, const int64 *epoch, const uint32 *hash)
+{
+	int			n = 0;
+
+	if (epoch != NULL)
+		ScanKeyInit(&key[n++], 1, BTEqualStrategyNumber, F_INT8EQ,
+					Int64GetDatum(*epoch));
+	if (hash != NULL)
+		ScanKeyInit(&key[n++], 2, BTEqualStrategyNumber, F_INT4EQ,
+					Int32GetDatum((int32) *hash));
+	return n;
+}
+
+/*
+ * Visits the visible rows of one epoch, or of one hash in it, or all, in the
+ * order of (epoch, hash).
+ */
+void
+jobstate_log_scan_key(Relation rel, Relation index, const int64 *epoch,
+					  const uint32 *hash, Snapshot snapshot,
+					  JobstateLogVisitor visit, void *arg)
+{
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	ScanKeyData key[2];
+	int			nkeys = make_keys(key, epoch, hash);
+	IndexScanDesc scan = jobstate_index_beginscan(rel, index, SnapshotAny, nkeys);
+
+	index_rescan(scan, key, nkeys, NULL, 0);
+	while (index_getnext_slot(scan, ForwardScanDirection, slot))
+	{
+		JobstateLogRow row;
+		bool		should_free;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!table_tuple_satisfies_snapshot(rel, slot, snapshot))
+			continue;
+		row_from_tuple(ExecFetchSlotHeapTuple(slot, false, &should_free)->t_data,
+					   &row);
+		visit(&row, true, arg);
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+}

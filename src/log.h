@@ -1,0 +1,45 @@
+/*
+ * src/log.h
+ *
+ * The counter log and its base: tables of one shape, only ever appended to and
+ * truncated.
+ */
+#ifndef JOBSTATE_LOG_H
+#define JOBSTATE_LOG_H
+
+#include "storage/block.h"
+#include "utils/array.h"
+#include "utils/rel.h"
+#include "utils/snapshot.h"
+
+/* A segment of this size wants to be folded: about 16,000 rows */
+#define JOBSTATE_SEGMENT_FULL	((BlockNumber) 200)
+
+/* Rows of the log that belong to nobody's counters */
+#define JOBSTATE_EPOCH_HEADER	INT64CONST(0)
+
+typedef struct JobstateLogRow
+{
+	int64		epoch;
+	uint32		hash;
+	ArrayType  *key;
+	ArrayType  *deltas;			/* {state_id, change, ...}; {} = counted */
+} JobstateLogRow;
+
+typedef void (*JobstateLogVisitor) (JobstateLogRow *row, bool visible,
+									void *arg);
+
+extern ArrayType *jobstate_log_deltas(int64 *elements, int n);
+extern int	jobstate_log_ndeltas(JobstateLogRow *row, int64 **elements);
+
+extern bool jobstate_log_append(JobstateLogRow *row, int n);
+extern void jobstate_log_insert(Relation rel, JobstateLogRow *row, int n,
+								bool with_index);
+extern void jobstate_log_scan(Relation rel, Snapshot snapshot, Snapshot newest,
+							  JobstateLogVisitor visit, void *arg);
+extern void jobstate_log_scan_key(Relation rel, Relation index,
+								  const int64 *epoch, const uint32 *hash,
+								  Snapshot snapshot,
+								  JobstateLogVisitor visit, void *arg);
+
+#endif							/* JOBSTATE_LOG_H */

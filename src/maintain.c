@@ -1,0 +1,198 @@
+/*
+ * src/maintain.c
+ *
+ * The fold starts itself: a flush that finds its segment full starts a dynamic
+ * background worker, which needs no preloading and goes away when it is done.
+ *
+ * The backend that began a page beyond the threshold asks, so normally one
+ * does per full segment; at most once in a second each.  A worker that finds
+ * another one folding leaves at once, and one that cannot be started is not
+ * missed: the next full segment asks again, and CALL jobstate.maintain() folds
+ * as well.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "tcop/pquery.h"
+#include "utils/guc.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+#include "attach.h"
+#include "catalog.h"
+#include "compat.h"
+#include "counts.h"
+#include "error.h"
+#include "fold.h"
+#include "maintain.h"
+
+PG_FUNCTION_INFO_V1(jobstate_maintain);
+
+PGDLLEXPORT void jobstate_worker_main(Datum main_arg);
+
+/* Full segments that are in use are tried again so often, at this distance */
+#define ROUNDS		50
+#define ROUND_MS	20
+
+static bool auto_maintain = true;
+
+void
+jobstate_maintain_init(void)
+{
+	DefineCustomBoolVariable("jobstate.auto_maintain",
+							 "Starts a background worker that folds the counter log when a segment is full.",
+							 "Off: CALL jobstate.maintain() must be run regularly.",
+							 &auto_maintain, true, PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+	MarkGUCPrefixReserved("jobstate");
+}
+
+/* Asks for a fold, without waiting for it. */
+void
+jobstate_maintain_wanted(void)
+{
+	static TimestampTz asked = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	BackgroundWorker worker = {0};
+
+	if (!auto_maintain || !TimestampDifferenceExceeds(asked, now, 1000))
+		return;
+	asked = now;
+	strlcpy(worker.bgw_name, "jobstate maintain", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "jobstate maintain", BGW_MAXLEN);
+	strlcpy(worker.bgw_library_name, "jobstate", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "jobstate_worker_main", BGW_MAXLEN);
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_main_arg = ObjectIdGetDatum(MyDatabaseId);
+	(void) RegisterDynamicBackgroundWorker(&worker, NULL);
+}
+
+static void
+begin_step(const char *what)
+{
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	pgstat_report_activity(STATE_RUNNING, what);
+}
+
+static void
+end_step(void)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	pgstat_report_activity(STATE_IDLE, NULL);
+}
+
+/* One pass.  Returns whether full segments were in use and should be retried. */
+static bool
+fold_once(void)
+{
+	JobstateFoldResult result = {0};
+
+	begin_step("folding the counter log");
+	if (jobstate_catalog_exists())
+		result = jobstate_fold(JOBSTATE_FOLD_WORTH);
+	end_step();
+	return !result.busy && result.missed > 0;
+}
+
+static void
+settle_all(void)
+{
+	bool		done;
+
+	do
+	{
+		begin_step("settling the counter base");
+		done = jobstate_catalog_exists() && jobstate_settle();
+		end_step();
+	} while (done);
+}
+
+/* The worker: folds what is full, waits a little for what is in use, leaves. */
+void
+jobstate_worker_main(Datum main_arg)
+{
+	int			round;
+
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg),
+											  InvalidOid, 0);
+	for (round = 0; round < ROUNDS && fold_once(); round++)
+	{
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 ROUND_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	settle_all();
+}
+
+/* The end of a step of maintain(), where the caller lets us commit. */
+static void
+end_call_step(bool atomic)
+{
+	if (atomic)
+		return;
+	SPI_commit();
+	EnsurePortalSnapshotExists();
+}
+
+/* Tables of the caller that nobody has counted yet */
+static void
+recount_uncounted(bool atomic)
+{
+	List	   *targets = jobstate_attachment_targets();
+	ListCell   *cell;
+
+	foreach(cell, targets)
+	{
+		Oid			target = lfirst_oid(cell);
+
+		if (jobstate_owns_table(target, GetUserId()) &&
+			jobstate_attach_wants_recount(target))
+		{
+			(void) jobstate_attach_recount(target);
+			end_call_step(atomic);
+		}
+	}
+}
+
+/*
+ * CALL maintain(): what the worker does, and counting what is uncounted.  Each
+ * step is a transaction of its own, unless the caller is in one.
+ */
+Datum
+jobstate_maintain(PG_FUNCTION_ARGS)
+{
+	bool		atomic = fcinfo->context == NULL ||
+		!IsA(fcinfo->context, CallContext) ||
+		((CallContext *) fcinfo->context)->atomic;
+
+	if (SPI_connect_ext(atomic ? 0 : SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	(void) jobstate_fold(JOBSTATE_FOLD_WORTH);
+	end_call_step(atomic);
+	while (jobstate_settle())
+	{
+		end_call_step(atomic);
+		if (atomic)
+			break;
+	}
+	recount_uncounted(atomic);
+	jobstate_spi_finish();
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,314 @@
+/*
+ * src/prune.c
+ *
+ * Old terminal rows become numbers.
+ *
+ * What goes into the rollup is computed from the rows that this very DELETE
+ * removed, in the same transaction, so live + rolled up stays what it was.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/pg_index.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/date.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/ruleutils.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+#include "utils/typcache.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "counts.h"
+#include "error.h"
+#include "recount.h"
+#include "transition.h"
+
+PG_FUNCTION_INFO_V1(jobstate_prune);
+PG_FUNCTION_INFO_V1(jobstate_rolled_up);
+
+/* The parts of a query that the primary key decides about */
+typedef struct KeyClauses
+{
+	StringInfoData list;		/* a, b */
+	StringInfoData join;		/* t.a = doomed.a AND t.b = doomed.b */
+} KeyClauses;
+
+/* One line of the rollup */
+typedef struct Rolled
+{
+	ArrayType  *key;
+	int16		state_id;
+	DateADT		day;
+	int64		n;
+} Rolled;
+
+static void
+add_key_column(KeyClauses *key, Form_pg_attribute attr)
+{
+	const char *name = quote_identifier(NameStr(attr->attname));
+	Oid			type = getBaseType(attr->atttypid);
+	TypeCacheEntry *typcache = lookup_type_cache(type, TYPECACHE_EQ_OPR);
+
+	if (key->list.len > 0)
+	{
+		appendStringInfoString(&key->list, ", ");
+		appendStringInfoString(&key->join, " AND ");
+	}
+	appendStringInfoString(&key->list, name);
+	generate_operator_clause(&key->join, psprintf("t.%s", name), attr->atttypid,
+							 typcache->eq_opr,
+							 psprintf("doomed.%s", name), attr->atttypid);
+}
+
+static void
+key_clauses(Oid target, KeyClauses *key)
+{
+	Relation	rel = table_open(target, AccessShareLock);
+	HeapTuple	tuple = SearchSysCache1(INDEXRELID,
+										ObjectIdGetDatum(jobstate_primary_key(rel)));
+	Form_pg_index form;
+	int			i;
+
+	if (!HeapTupleIsValid(tuple))
+		jobstate_error_no_key(target, false);
+	form = (Form_pg_index) GETSTRUCT(tuple);
+	initStringInfo(&key->list);
+	initStringInfo(&key->join);
+	for (i = 0; i < form->indnkeyatts; i++)
+		add_key_column(key, TupleDescAttr(RelationGetDescr(rel),
+										  form->indkey.values[i] - 1));
+	ReleaseSysCache(tuple);
+	table_close(rel, NoLock);
+}
+
+/*
+ * The age column as a condition on $1, a timestamptz, and as a UTC day.  A
+ * timestamp without time zone is taken as UTC.
+ */
+static void
+age_clauses(Oid target, const char *column, char **condition, char **day)
+{
+	Relation	rel = table_open(target, AccessShareLock);
+	AttrNumber	attno = get_attnum(target, column);
+	const char *name = quote_identifier(column);
+	Oid			type;
+
+	if (attno <= 0)
+		jobstate_error_no_column(rel, column);
+	type = getBaseType(get_atttype(target, attno));
+	switch (type)
+	{
+		case TIMESTAMPTZOID:
+			*condition = psprintf("%s OPERATOR(pg_catalog.<) $1", name);
+			*day = psprintf("pg_catalog.timezone('UTC', t.%s)::pg_catalog.date", name);
+			break;
+		case TIMESTAMPOID:
+		case DATEOID:
+			*condition = psprintf("%s OPERATOR(pg_catalog.<) pg_catalog.timezone('UTC', $1)::%s",
+								  name, format_type_be_qualified(type));
+			*day = psprintf("t.%s::pg_catalog.date", name);
+			break;
+		default:
+			jobstate_error_age_type(rel, column, type);
+	}
+	table_close(rel, NoLock);
+}
+
+static Bitmapset *
+terminal_states(JobstateMachine *machine)
+{
+	Bitmapset  *states = NULL;
+	int			i;
+
+	for (i = 0; i < machine->nstates; i++)
+		if (machine->state[i].is_terminal)
+			states = bms_add_member(states, i);
+	return states;
+}
+
+static char *
+prune_query(JobstateAttachment *attachment, const char *age_column)
+{
+	KeyClauses	key;
+	StringInfoData sql;
+	StringInfoData groups;
+	char	   *condition;
+	char	   *day;
+	int			i;
+
+	key_clauses(attachment->target, &key);
+	age_clauses(attachment->target, age_column, &condition, &day);
+	initStringInfo(&groups);
+	for (i = 0; i < attachment->key.ncolumns; i++)
+		appendStringInfo(&groups, ", t.%s AS g%d",
+						 quote_identifier(NameStr(attachment->key.column[i].name)), i);
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql,
+					 "WITH doomed AS MATERIALIZED (SELECT %s FROM %s WHERE %s AND %s"
+					 " ORDER BY %s LIMIT $2 FOR UPDATE SKIP LOCKED),"
+					 " gone AS (DELETE FROM %s AS t USING doomed WHERE %s"
+					 " RETURNING t.%s AS state, %s AS day%s)"
+					 " SELECT pg_catalog.count(*), gone.* FROM gone GROUP BY state, day",
+					 key.list.data, jobstate_table_name(attachment->target),
+					 jobstate_state_condition(attachment,
+											  terminal_states(attachment->machine)),
+					 condition, key.list.data,
+					 jobstate_table_name(attachment->target), key.join.data,
+					 quote_identifier(NameStr(attachment->state_column)),
+					 day, groups.data);
+	for (i = 0; i < attachment->key.ncolumns; i++)
+		appendStringInfo(&sql, ", g%d", i);
+	return sql.data;
+}
+
+static void
+read_result(JobstateAttachment *attachment, HeapTuple tuple, TupleDesc desc,
+			Rolled *rolled)
+{
+	JobstateKeyValues key;
+	bool		isnull;
+	Datum		value;
+	int			state;
+	int			i;
+
+	rolled->n = DatumGetInt64(SPI_getbinval(tuple, desc, 1, &isnull));
+	value = SPI_getbinval(tuple, desc, 2, &isnull);
+	state = jobstate_state_index(attachment, value, isnull);
+	rolled->state_id = attachment->machine->state[state].id;
+	rolled->day = DatumGetDateADT(SPI_getbinval(tuple, desc, 3, &isnull));
+	for (i = 0; i < attachment->key.ncolumns; i++)
+		key.value[i] = SPI_getbinval(tuple, desc, 4 + i, &key.isnull[i]);
+	rolled->key = jobstate_key_to_text(&attachment->key, &key);
+}
+
+static int
+compare_rolled(const void *a, const void *b)
+{
+	const Rolled *x = a;
+	const Rolled *y = b;
+	int			cmp = memcmp(x->key, y->key, Min(VARSIZE(x->key), VARSIZE(y->key)));
+
+	if (cmp == 0)
+		cmp = (int) VARSIZE(x->key) - (int) VARSIZE(y->key);
+	if (cmp == 0)
+		cmp = x->state_id - y->state_id;
+	if (cmp == 0)
+		cmp = (x->day > y->day) - (x->day < y->day);
+	return cmp;
+}
+
+/* In one order, so that two prunes of a table wait for each other at most. */
+static void
+write_rollup(JobstateAttachment *attachment, Rolled *rolled, uint64 n)
+{
+	Oid			types[] = {OIDOID, JSONBOID, INT2OID, DATEOID, INT8OID};
+	JobstateRole role = jobstate_become(jobstate_catalog()->owner);
+	uint64		i;
+
+	qsort(rolled, n, sizeof(Rolled), compare_rolled);
+	for (i = 0; i < n; i++)
+	{
+		Datum		values[5];
+
+		values[0] = ObjectIdGetDatum(attachment->target);
+		values[1] = JsonbPGetDatum(jobstate_key_to_jsonb(&attachment->key, rolled[i].key));
+		values[2] = Int16GetDatum(rolled[i].state_id);
+		values[3] = DateADTGetDatum(rolled[i].day);
+		values[4] = Int64GetDatum(rolled[i].n);
+		if (SPI_execute_with_args("INSERT INTO jobstate.rollup AS r VALUES ($1, $2, $3, $4, $5)"
+								  " ON CONFLICT (target, group_key, state_id, day)"
+								  " DO UPDATE SET n = r.n OPERATOR(pg_catalog.+) excluded.n",
+								  5, types, values, NULL, false, 0) != SPI_OK_INSERT)
+			elog(ERROR, "could not write the rollup");
+	}
+	jobstate_return(role);
+}
+
+/* Deletes one batch and rolls it up.  Returns how many rows went. */
+static int64
+prune(JobstateAttachment *attachment, const char *age_column,
+	  TimestampTz before, int64 batch)
+{
+	char	   *sql = prune_query(attachment, age_column);
+	Oid			types[] = {TIMESTAMPTZOID, INT8OID};
+	Datum		values[2];
+	Rolled	   *rolled;
+	int64		rows = 0;
+	uint64		n;
+	uint64		i;
+
+	values[0] = TimestampTzGetDatum(before);
+	values[1] = Int64GetDatum(batch);
+	jobstate_spi_connect();
+	if (SPI_execute_with_args(sql, 2, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "unexpected result of \"%s\"", sql);
+	n = SPI_processed;
+	rolled = palloc(sizeof(Rolled) * (n + 1));
+	for (i = 0; i < n; i++)
+	{
+		read_result(attachment, SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
+					&rolled[i]);
+		rows += rolled[i].n;
+	}
+	write_rollup(attachment, rolled, n);
+	jobstate_spi_finish();
+	return rows;
+}
+
+/* prune(target, older_than, age_column, batch) returns bigint */
+Datum
+jobstate_prune(PG_FUNCTION_ARGS)
+{
+	static const char *const argument[] = {"target", "older_than", "age_column", "batch"};
+	TimestampTz before;
+	int			i;
+
+	for (i = 0; i < 4; i++)
+		if (PG_ARGISNULL(i))
+			jobstate_error_null(argument[i]);
+	if (PG_GETARG_INT32(3) <= 0)
+		jobstate_error_not_positive("batch");
+	before = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_mi_interval,
+													 TimestampTzGetDatum(GetCurrentTimestamp()),
+													 PG_GETARG_DATUM(1)));
+	PG_RETURN_INT64(prune(jobstate_attachment(PG_GETARG_OID(0)),
+						  NameStr(*PG_GETARG_NAME(2)), before,
+						  PG_GETARG_INT32(3)));
+}
+
+/* rolled_up(target): its part of the rollup, for who may read the table */
+Datum
+jobstate_rolled_up(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Oid			target = PG_GETARG_OID(0);
+	Oid			type = OIDOID;
+	Datum		value = ObjectIdGetDatum(target);
+	JobstateRole role;
+	uint64		i;
+
+	InitMaterializedSRF(fcinfo, 0);
+	(void) jobstate_attachment(target);
+	jobstate_counts_check_rights(target);
+	role = jobstate_become(jobstate_catalog()->owner);
+	jobstate_spi_connect();
+	if (SPI_execute_with_args("SELECT group_key, state_id, day, n FROM jobstate.rollup"
+							  " WHERE target OPERATOR(pg_catalog.=) $1",
+							  1, &type, &value, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the rollup");
+	for (i = 0; i < SPI_processed; i++)
+		tuplestore_puttuple(rsinfo->setResult, SPI_tuptable->vals[i]);
+	jobstate_spi_finish();
+	jobstate_return(role);
+	return (Datum) 0;
+}

@@ -1,0 +1,36 @@
+/*
+ * src/sums.h
+ *
+ * Rows of the log, added up by key as it is stored.
+ */
+#ifndef JOBSTATE_SUMS_H
+#define JOBSTATE_SUMS_H
+
+#include "log.h"
+#include "tally.h"
+
+typedef struct JobstateSum
+{
+	int64		epoch;
+	uint32		hash;
+	ArrayType  *key;
+	bool		counted;		/* the epoch's marker was among the rows */
+	int			nstates;
+	int			maxstates;
+	int64	   *state;			/* pairs of state id and count */
+} JobstateSum;
+
+typedef struct JobstateSums JobstateSums;
+
+extern JobstateSums *jobstate_sums_create(MemoryContext context);
+extern void jobstate_sums_reset(JobstateSums *sums);
+extern JobstateSum *jobstate_sums_find(JobstateSums *sums, int64 epoch,
+									   uint32 hash, ArrayType *key);
+extern void jobstate_sums_add(JobstateSum *sum, int16 state_id, int64 n);
+extern void jobstate_sums_add_row(JobstateSums *sums, JobstateLogRow *row);
+extern void jobstate_sums_add_tally(JobstateSums *sums, JobstateTally *tally);
+extern int64 jobstate_sums_get(JobstateSum *sum, int16 state_id);
+extern int	jobstate_sums_list(JobstateSums *sums, JobstateSum ***list);
+extern int	jobstate_sums_to_rows(JobstateSum *sum, JobstateLogRow *row);
+
+#endif							/* JOBSTATE_SUMS_H */

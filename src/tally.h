@@ -1,0 +1,58 @@
+/*
+ * src/tally.h
+ *
+ * What this transaction has changed, per group and state.
+ */
+#ifndef JOBSTATE_TALLY_H
+#define JOBSTATE_TALLY_H
+
+#include "attachment.h"
+
+/* The change of one state's count */
+typedef struct JobstateDelta
+{
+	int16		state_id;
+	SubTransactionId saved_in;	/* the newest one that can undo this */
+	int64		n;
+} JobstateDelta;
+
+/* One touched key: about 200 bytes, and the group's values */
+typedef struct JobstateTally
+{
+	/* unchanging */
+	JobstateAttachment *attachment;
+	uint32		hash;
+	ArrayType  *text;			/* the key as the log stores it */
+	JobstateKeyValues key;
+
+	/* mutable */
+	int			ndeltas;
+	int			maxdeltas;
+	JobstateDelta *delta;
+} JobstateTally;
+
+typedef struct JobstateTallySet JobstateTallySet;
+
+extern void jobstate_tally_init(void);
+
+/* of the transaction */
+extern void jobstate_tally_add(JobstateAttachment *attachment,
+							   JobstateFact *fact, int64 n);
+extern void jobstate_tally_move(JobstateAttachment *attachment,
+								JobstateFact *from, JobstateFact *to);
+extern JobstateTallySet *jobstate_tally_pending(void);
+extern void jobstate_tally_forget(void);
+extern void jobstate_tally_truncated(JobstateAttachment *attachment);
+extern bool jobstate_tally_was_truncated(JobstateAttachment *attachment);
+
+/* of any set */
+extern JobstateTallySet *jobstate_tally_set_create(MemoryContext context);
+extern JobstateTally *jobstate_tally_set_find(JobstateTallySet *set,
+											  JobstateAttachment *attachment,
+											  JobstateKeyValues *key);
+extern void jobstate_tally_set_add(JobstateTally *tally, int16 state_id,
+								   int64 n);
+extern int	jobstate_tally_set_list(JobstateTallySet *set,
+									JobstateTally ***list);
+
+#endif							/* JOBSTATE_TALLY_H */

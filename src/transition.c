@@ -1,0 +1,281 @@
+/*
+ * src/transition.c
+ *
+ * Verbs for any watched table, in one round trip each.
+ *
+ * They are plain UPDATEs as the calling role, written for the table at hand and
+ * planned once per session: the guard judges, the tally counts.  Rows are
+ * locked in the order of their ids, so two callers cannot deadlock on them.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/pg_index.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "error.h"
+#include "recount.h"
+#include "transition.h"
+
+PG_FUNCTION_INFO_V1(jobstate_transition);
+PG_FUNCTION_INFO_V1(jobstate_take);
+
+/* A query and its plan, kept for the session */
+typedef struct KeptPlan
+{
+	uint32		hash;			/* hash key: of the text */
+	char	   *sql;
+	SPIPlanPtr	plan;
+} KeptPlan;
+
+static HTAB *kept_plans = NULL;
+
+/* The query's plan.  Another query of the same hash takes its place. */
+static SPIPlanPtr
+kept_plan(const char *sql, JobstateParams *params)
+{
+	uint32		hash = hash_bytes((const unsigned char *) sql, strlen(sql));
+	KeptPlan   *kept;
+	SPIPlanPtr	plan;
+	bool		found;
+
+	if (kept_plans == NULL)
+	{
+		HASHCTL		ctl;
+
+		ctl.keysize = sizeof(uint32);
+		ctl.entrysize = sizeof(KeptPlan);
+		kept_plans = hash_create("jobstate plans", 64, &ctl, HASH_ELEM | HASH_BLOBS);
+	}
+	kept = hash_search(kept_plans, &hash, HASH_FIND, NULL);
+	if (kept != NULL && strcmp(kept->sql, sql) == 0)
+		return kept->plan;
+
+	plan = SPI_prepare(sql, params->n, params->type);
+	if (plan == NULL)
+		elog(ERROR, "SPI_prepare failed for \"%s\"", sql);
+	SPI_keepplan(plan);
+	sql = MemoryContextStrdup(TopMemoryContext, sql);
+	kept = hash_search(kept_plans, &hash, HASH_ENTER, &found);
+	if (found)
+	{
+		SPI_freeplan(kept->plan);
+		pfree(kept->sql);
+	}
+	kept->sql = (char *) sql;
+	kept->plan = plan;
+	return plan;
+}
+
+/* The table's primary key column, quoted; it must be one integer. */
+static const char *
+id_column(Oid target)
+{
+	Relation	rel = table_open(target, AccessShareLock);
+	Oid			index = jobstate_primary_key(rel);
+	const char *name = NULL;
+	HeapTuple	tuple;
+
+	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
+	if (HeapTupleIsValid(tuple))
+	{
+		Form_pg_index form = (Form_pg_index) GETSTRUCT(tuple);
+		Form_pg_attribute attr = TupleDescAttr(RelationGetDescr(rel),
+											   form->indkey.values[0] - 1);
+		Oid			type = getBaseType(attr->atttypid);
+
+		if (form->indnkeyatts == 1 &&
+			(type == INT2OID || type == INT4OID || type == INT8OID))
+			name = pstrdup(quote_identifier(NameStr(attr->attname)));
+		ReleaseSysCache(tuple);
+	}
+	if (name == NULL)
+		jobstate_error_no_key(target, true);
+	table_close(rel, NoLock);
+	return name;
+}
+
+/* A state as a literal of the state column's type. */
+char *
+jobstate_state_literal(JobstateAttachment *attachment, int state)
+{
+	JobstateState *which = &attachment->machine->state[state];
+	bool		by_id = attachment->state_kind == JOBSTATE_STATE_INT2 ||
+		attachment->state_kind == JOBSTATE_STATE_INT4;
+
+	return psprintf("%s::%s",
+					quote_literal_cstr(by_id ? psprintf("%d", which->id) : which->name),
+					format_type_be_qualified(attachment->state_type));
+}
+
+/* "state = this or that", for the states that are wanted */
+char *
+jobstate_state_condition(JobstateAttachment *attachment, Bitmapset *states)
+{
+	StringInfoData sql;
+	const char *column = quote_identifier(NameStr(attachment->state_column));
+	int			state = -1;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "(false");
+	while ((state = bms_next_member(states, state)) >= 0)
+		appendStringInfo(&sql, " OR %s OPERATOR(pg_catalog.=) %s", column,
+						 jobstate_state_literal(attachment, state));
+	appendStringInfoChar(&sql, ')');
+	return sql.data;
+}
+
+static int
+state_argument(JobstateAttachment *attachment, text *name)
+{
+	int			state = jobstate_machine_by_name(attachment->machine,
+												 VARDATA_ANY(name),
+												 VARSIZE_ANY_EXHDR(name));
+
+	if (state < 0)
+		jobstate_error_no_state(attachment, text_to_cstring(name));
+	return state;
+}
+
+/* The states from which a row may come, or the one that was asked for. */
+static Bitmapset *
+sources(JobstateAttachment *attachment, int to, text *from)
+{
+	JobstateMachine *machine = attachment->machine;
+	Bitmapset  *states = NULL;
+	int			i;
+
+	if (from != NULL)
+	{
+		i = state_argument(attachment, from);
+		if (!bms_is_member(to, machine->state[i].next))
+			jobstate_error_no_edge(attachment, i, to);
+		return bms_make_singleton(i);
+	}
+	for (i = 0; i < machine->nstates; i++)
+		if (i != to && bms_is_member(to, machine->state[i].next))
+			states = bms_add_member(states, i);
+	return states;
+}
+
+/* Runs the UPDATE and returns the ids, which are its only column, in order. */
+static void
+return_ids(ReturnSetInfo *rsinfo, const char *sql, JobstateParams *params)
+{
+	uint64		i;
+
+	jobstate_spi_connect();
+	if (SPI_execute_plan(kept_plan(sql, params), params->value, params->null,
+						 false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "unexpected result of \"%s\"", sql);
+	for (i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull = false;
+		Datum		id = SPI_getbinval(SPI_tuptable->vals[i],
+									   SPI_tuptable->tupdesc, 1, &isnull);
+
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &id, &isnull);
+	}
+	jobstate_spi_finish();
+}
+
+/* Locks what picked selects, moves it, and returns the ids in order. */
+static char *
+move_query(JobstateAttachment *attachment, const char *id, int to,
+		   const char *picked)
+{
+	return psprintf("WITH picked AS MATERIALIZED (%s), moved AS ("
+					"UPDATE %s AS t SET %s = %s FROM picked"
+					" WHERE t.%s OPERATOR(pg_catalog.=) picked.id"
+					" RETURNING t.%s::bigint AS id)"
+					" SELECT id FROM moved ORDER BY id",
+					picked, jobstate_table_name(attachment->target),
+					quote_identifier(NameStr(attachment->state_column)),
+					jobstate_state_literal(attachment, to), id, id);
+}
+
+/* transition(target, ids, to_state, from_state) returns setof bigint */
+Datum
+jobstate_transition(PG_FUNCTION_ARGS)
+{
+	static const char *const argument[] = {"target", "ids", "to_state"};
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	JobstateAttachment *attachment;
+	JobstateParams params = {0};
+	const char *id;
+	char	   *picked;
+	int			to;
+	int			i;
+
+	for (i = 0; i < 3; i++)
+		if (PG_ARGISNULL(i))
+			jobstate_error_null(argument[i]);
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	attachment = jobstate_attachment(PG_GETARG_OID(0));
+	to = state_argument(attachment, PG_GETARG_TEXT_PP(2));
+	id = id_column(attachment->target);
+	(void) jobstate_param(&params, INT8ARRAYOID, PG_GETARG_DATUM(1));
+	picked = psprintf("SELECT %s AS id FROM %s WHERE %s OPERATOR(pg_catalog.=) ANY ($1)"
+					  " AND %s ORDER BY %s FOR NO KEY UPDATE",
+					  id, jobstate_table_name(attachment->target), id,
+					  jobstate_state_condition(attachment,
+											   sources(attachment, to,
+													   PG_ARGISNULL(3) ? NULL :
+													   PG_GETARG_TEXT_PP(3))),
+					  id);
+	return_ids(rsinfo, move_query(attachment, id, to, picked), &params);
+	return (Datum) 0;
+}
+
+/* take(target, from_state, to_state, group_key, n) returns setof bigint */
+Datum
+jobstate_take(PG_FUNCTION_ARGS)
+{
+	static const char *const argument[] = {"target", "from_state", "to_state", NULL, "n"};
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	JobstateAttachment *attachment;
+	JobstateFilter filter = {0};
+	JobstateParams params = {0};
+	StringInfoData picked;
+	const char *id;
+	int			to;
+	int			i;
+
+	for (i = 0; i < 5; i++)
+		if (PG_ARGISNULL(i) && argument[i] != NULL)
+			jobstate_error_null(argument[i]);
+	if (PG_GETARG_INT32(4) <= 0)
+		jobstate_error_not_positive("n");
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	attachment = jobstate_attachment(PG_GETARG_OID(0));
+	to = state_argument(attachment, PG_GETARG_TEXT_PP(2));
+	id = id_column(attachment->target);
+	if (!PG_ARGISNULL(3))
+		filter.given = jobstate_key_from_jsonb(&attachment->key, PG_GETARG_JSONB_P(3),
+											   attachment->target, &filter.key);
+
+	initStringInfo(&picked);
+	appendStringInfo(&picked, "SELECT %s AS id FROM %s WHERE %s",
+					 id, jobstate_table_name(attachment->target),
+					 jobstate_state_condition(attachment,
+											  sources(attachment, to, PG_GETARG_TEXT_PP(1))));
+	jobstate_where_group(&picked, attachment, &filter, &params);
+	appendStringInfo(&picked, " ORDER BY %s LIMIT $%d FOR NO KEY UPDATE SKIP LOCKED",
+					 id, jobstate_param(&params, INT8OID,
+										Int64GetDatum(PG_GETARG_INT32(4))));
+	return_ids(rsinfo, move_query(attachment, id, to, picked.data), &params);
+	return (Datum) 0;
+}

@@ -1,0 +1,15 @@
+/*
+ * src/transition.h
+ *
+ * States in queries that are written for a table.
+ */
+#ifndef JOBSTATE_TRANSITION_H
+#define JOBSTATE_TRANSITION_H
+
+#include "attachment.h"
+
+extern char *jobstate_state_literal(JobstateAttachment *attachment, int state);
+extern char *jobstate_state_condition(JobstateAttachment *attachment,
+									  Bitmapset *states);
+
+#endif							/* JOBSTATE_TRANSITION_H */
