@@ -13,6 +13,11 @@
 #include "utils/rel.h"
 #include "utils/relcache.h"
 
+/* 18 has only pg_noreturn, which stands in front */
+#ifndef pg_attribute_noreturn
+#define pg_attribute_noreturn()	__attribute__((noreturn))
+#endif
+
 #if PG_VERSION_NUM < 160000
 #define jobstate_owns_table(relid, role)	pg_class_ownercheck(relid, role)
 #else

@@ -6,8 +6,10 @@
 #ifndef JOBSTATE_ERROR_H
 #define JOBSTATE_ERROR_H
 
-#include "attachment.h"
 #include "utils/reltrigger.h"
+
+#include "attachment.h"
+#include "compat.h"
 
 /* SQLSTATE class JS: see the reference table in the README */
 #define ERRCODE_JOBSTATE_LEASE_LOST		MAKE_SQLSTATE('J','S','0','0','1')
