@@ -110,7 +110,7 @@ read_all(JobstateCatalog *catalog, Reading *reading, Snapshot snapshot,
 	int			i;
 
 	rel = table_open(catalog->recent, NoLock);
-	jobstate_log_scan(rel, snapshot, newest, visit, reading);
+	jobstate_log_scan(rel, &reading->epoch, snapshot, newest, visit, reading);
 	table_close(rel, NoLock);
 	if (reading->stale)
 		return;
@@ -119,7 +119,7 @@ read_all(JobstateCatalog *catalog, Reading *reading, Snapshot snapshot,
 	for (i = 0; i < JOBSTATE_SEGMENTS; i++)
 	{
 		rel = table_open(catalog->segment[i], NoLock);
-		jobstate_log_scan(rel, snapshot, NULL, visit, reading);
+		jobstate_log_scan(rel, &reading->epoch, snapshot, NULL, visit, reading);
 		table_close(rel, NoLock);
 	}
 }

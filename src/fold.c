@@ -97,7 +97,7 @@ add_table(Fold *fold, Oid relid)
 {
 	Relation	rel = table_open(relid, NoLock);
 
-	jobstate_log_scan(rel, &fold->snapshot, NULL, visit_log, fold);
+	jobstate_log_scan(rel, NULL, &fold->snapshot, NULL, visit_log, fold);
 	table_close(rel, NoLock);
 }
 

@@ -225,9 +225,18 @@ jobstate_log_append(JobstateLogRow *row, int n)
 	return ItemPointerGetOffsetNumber(&last) == FirstOffsetNumber || n >= BATCH;
 }
 
+/* Is this row of the epoch, or a header?  Cheaper to ask than visibility. */
+static bool
+is_of_epoch(HeapTupleHeader tuple, int64 epoch)
+{
+	int64		found = ((LogForm *) ((char *) tuple + tuple->t_hoff))->epoch;
+
+	return found == epoch || found == JOBSTATE_EPOCH_HEADER;
+}
+
 static void
-scan_page(Relation rel, Buffer buffer, BlockNumber block, Snapshot snapshot,
-		  Snapshot newest, JobstateLogVisitor visit, void *arg)
+scan_page(Relation rel, Buffer buffer, BlockNumber block, const int64 *epoch,
+		  Snapshot snapshot, Snapshot newest, JobstateLogVisitor visit, void *arg)
 {
 	Page		page = BufferGetPage(buffer);
 	OffsetNumber max = PageGetMaxOffsetNumber(page);
@@ -243,6 +252,8 @@ scan_page(Relation rel, Buffer buffer, BlockNumber block, Snapshot snapshot,
 		if (!ItemIdIsNormal(item))
 			continue;
 		tuple.t_data = (HeapTupleHeader) PageGetItem(page, item);
+		if (epoch != NULL && !is_of_epoch(tuple.t_data, *epoch))
+			continue;
 		tuple.t_len = ItemIdGetLength(item);
 		tuple.t_tableOid = RelationGetRelid(rel);
 		ItemPointerSet(&tuple.t_self, block, offset);
@@ -257,12 +268,12 @@ scan_page(Relation rel, Buffer buffer, BlockNumber block, Snapshot snapshot,
 
 /*
  * Visits the rows that the snapshot sees and, told as not visible, those that
- * only the newest one sees.  The visitor runs under a buffer lock: it only
- * adds up.
+ * only the newest one sees; where an epoch is given, only its rows and
+ * headers.  The visitor runs under a buffer lock: it only adds up.
  */
 void
-jobstate_log_scan(Relation rel, Snapshot snapshot, Snapshot newest,
-				  JobstateLogVisitor visit, void *arg)
+jobstate_log_scan(Relation rel, const int64 *epoch, Snapshot snapshot,
+				  Snapshot newest, JobstateLogVisitor visit, void *arg)
 {
 	BlockNumber nblocks = RelationGetNumberOfBlocks(rel);
 	BlockNumber block;
@@ -273,7 +284,7 @@ jobstate_log_scan(Relation rel, Snapshot snapshot, Snapshot newest,
 
 		CHECK_FOR_INTERRUPTS();
 		LockBuffer(buffer, BUFFER_LOCK_SHARE);
-		scan_page(rel, buffer, block, snapshot, newest, visit, arg);
+		scan_page(rel, buffer, block, epoch, snapshot, newest, visit, arg);
 		UnlockReleaseBuffer(buffer);
 	}
 }

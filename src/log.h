@@ -12,8 +12,8 @@
 #include "utils/rel.h"
 #include "utils/snapshot.h"
 
-/* A segment of this size wants to be folded: about 16,000 rows */
-#define JOBSTATE_SEGMENT_FULL	((BlockNumber) 200)
+/* A segment of this size wants to be folded: about 10,000 rows */
+#define JOBSTATE_SEGMENT_FULL	((BlockNumber) 128)
 
 /* Rows of the log that belong to nobody's counters */
 #define JOBSTATE_EPOCH_HEADER	INT64CONST(0)
@@ -35,7 +35,8 @@ extern int	jobstate_log_ndeltas(JobstateLogRow *row, int64 **elements);
 extern bool jobstate_log_append(JobstateLogRow *row, int n);
 extern void jobstate_log_insert(Relation rel, JobstateLogRow *row, int n,
 								bool with_index);
-extern void jobstate_log_scan(Relation rel, Snapshot snapshot, Snapshot newest,
+extern void jobstate_log_scan(Relation rel, const int64 *epoch,
+							  Snapshot snapshot, Snapshot newest,
 							  JobstateLogVisitor visit, void *arg);
 extern void jobstate_log_scan_key(Relation rel, Relation index,
 								  const int64 *epoch, const uint32 *hash,
