@@ -211,3 +211,37 @@ END
 $$;
 COMMENT ON FUNCTION jobstate.upload_adopt()
     IS 'makes upload_rescue() look at commits that were written without the functions, and tells how many';
+
+-- upload_forget: a commit whose uploads are all gone (pruned, deleted) needs no
+-- scope row.  An upload may come between the search and the lock, so the row is
+-- deleted by a statement that looks again.
+-- Writes: upload_scope.  Locks: the scope rows, with SKIP LOCKED.
+CREATE FUNCTION jobstate.upload_forget(max_commits integer DEFAULT 1000)
+RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    scope record;
+    forgotten bigint := 0;
+BEGIN
+    PERFORM jobstate.require_positive('max_commits', max_commits > 0);
+    FOR scope IN
+        SELECT s.repo_id, s.commit_sha FROM jobstate.upload_scope s
+         WHERE (s.gate_until IS NULL OR s.gate_until <= clock_timestamp())
+           AND NOT EXISTS (SELECT FROM jobstate.upload u
+                            WHERE u.repo_id = s.repo_id AND u.commit_sha = s.commit_sha)
+         LIMIT max_commits
+           FOR UPDATE SKIP LOCKED
+    LOOP
+        DELETE FROM jobstate.upload_scope s
+         WHERE s.repo_id = scope.repo_id AND s.commit_sha = scope.commit_sha
+           AND NOT EXISTS (SELECT FROM jobstate.upload u
+                            WHERE u.repo_id = s.repo_id AND u.commit_sha = s.commit_sha);
+        forgotten := forgotten + CASE WHEN FOUND THEN 1 ELSE 0 END;
+    END LOOP;
+    RETURN forgotten;
+END
+$$;
+COMMENT ON FUNCTION jobstate.upload_forget(integer)
+    IS 'drops what is remembered of commits that have no uploads left, and tells of how many';

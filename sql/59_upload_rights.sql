@@ -21,9 +21,8 @@ BEGIN
     LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', fn, worker);
     END LOOP;
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON jobstate.upload,
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON jobstate.upload, jobstate.upload_scope,
                     jobstate.upload_error, jobstate.upload_totals TO %s', worker);
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON jobstate.upload_scope TO %s', worker);
     EXECUTE format('GRANT SELECT ON jobstate.upload_follow_up, jobstate.upload_error_code TO %s', worker);
 END
 $$;

@@ -53,7 +53,7 @@ SELECT call, pg_temp.refusal('jobstate.' || call)
     'upload_notify_decision(50, ''a'', NULL)', 'upload_notify_decision(50, ''a'', after_n_builds => NULL)',
     'upload_notify_decision(50, ''a'', notify_error => NULL)',
     'upload_postprocessed(NULL, ''a'')', 'upload_postprocessed(50, NULL)',
-    'upload_rescue(NULL)', 'upload_grant(NULL)']) call;
+    'upload_rescue(NULL)', 'upload_forget(NULL)', 'upload_grant(NULL)']) call;
 
 -- not above zero: 22023
 SELECT call, pg_temp.refusal('jobstate.' || call)
@@ -63,7 +63,7 @@ SELECT call, pg_temp.refusal('jobstate.' || call)
     'upload_take_for_merging(50, ''a'', 0)', 'upload_take_for_merging(50, ''a'', -1)',
     'upload_take_for_merging(50, ''a'', lease => ''0 s'')',
     'upload_gate_acquire(50, ''a'', lease => ''0 s'')', 'upload_gate_refresh(50, ''a'', lease => ''0 s'')',
-    'upload_rescue(0)', 'upload_apply_results(''{}'')']) call;
+    'upload_rescue(0)', 'upload_forget(0)', 'upload_apply_results(''{}'')']) call;
 
 -- nothing in, nothing done, and no trace of it
 CREATE TEMP TABLE before AS SELECT * FROM jobstate.upload_scope WHERE repo_id = 50;

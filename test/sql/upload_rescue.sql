@@ -113,6 +113,14 @@ SELECT * FROM pg_temp.rescue();
 SELECT jobstate.upload_adopt() > 0 AS adopted, jobstate.upload_adopt() AS again;
 SELECT * FROM pg_temp.rescue();
 
+-- commits whose uploads are all pruned are forgotten; the others are kept
+SELECT jobstate.prune('jobstate.upload', interval '0 s', 'updated_at') > 0 AS pruned;
+SELECT s.commit_sha, count(u) AS uploads
+  FROM jobstate.upload_scope s LEFT JOIN jobstate.upload u USING (repo_id, commit_sha)
+ WHERE repo_id = 49 GROUP BY s.commit_sha ORDER BY 1;
+SELECT jobstate.upload_forget(1), jobstate.upload_forget() > 0 AS others;
+SELECT commit_sha FROM jobstate.upload_scope WHERE repo_id = 49 ORDER BY 1;
+
 DELETE FROM jobstate.upload WHERE repo_id = 49;
 DELETE FROM jobstate.upload_scope WHERE repo_id = 49;
 SELECT * FROM jobstate.verify('jobstate.upload');
