@@ -67,8 +67,14 @@ END
 $$;
 COMMENT ON FUNCTION jobstate.check_definition(jsonb, text[], text[], text[]) IS 'refuses a machine that is not sound';
 
--- Refuses to take a state away from rows that are in it.  Tables that hold
--- states by name lose one by its renaming, too.  Writers are kept out, so that
+CREATE FUNCTION jobstate.rows_now(target regclass, state_id smallint)
+    RETURNS bigint LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'jobstate_rows_now';
+COMMENT ON FUNCTION jobstate.rows_now(regclass, smallint) IS 'rows in a state as the newest snapshot sees them; for define_machine()';
+
+-- Refuses to take a state away from rows that are in it, or were when they
+-- were rolled up.  A table that holds states by id needs the id, one that holds
+-- them by name needs name and id as they were.  Writers are kept out, so that
 -- none comes in meanwhile.
 CREATE FUNCTION jobstate.check_stranded(machine_name text, states jsonb)
     RETURNS void LANGUAGE plpgsql
@@ -79,22 +85,24 @@ DECLARE
     rows bigint;
 BEGIN
     FOR gone IN
-        SELECT a.target, s.name
+        SELECT a.target, s.name, s.state_id
           FROM jobstate.attachment a JOIN jobstate.state s USING (machine)
           JOIN pg_attribute c ON c.attrelid = a.target AND c.attname = a.state_column
          WHERE a.machine = machine_name
            AND CASE WHEN c.atttypid IN ('smallint'::regtype, 'integer'::regtype)
                     THEN s.state_id NOT IN (SELECT value::text::int FROM jsonb_each(states))
-                    ELSE NOT states ? s.name END
+                    ELSE states ->> s.name IS DISTINCT FROM s.state_id::text END
          ORDER BY a.target, s.state_id
     LOOP
         EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', gone.target);
-        SELECT sum(n) INTO rows FROM jobstate.counts(gone.target, NULL::jsonb) c WHERE c.state = gone.name;
+        rows := jobstate.rows_now(gone.target, gone.state_id)
+                + (SELECT coalesce(sum(r.n), 0) FROM jobstate.rollup r
+                    WHERE r.target = gone.target AND r.state_id = gone.state_id);
         IF rows > 0 THEN
             RAISE check_violation USING
-                MESSAGE = format('cannot remove state "%s" of machine "%s"', gone.name, machine_name),
-                DETAIL = format('%s rows of table %s are in it.', rows, gone.target),
-                HINT = 'Move the rows to another state first.';
+                MESSAGE = format('cannot remove or renumber state "%s" of machine "%s"', gone.name, machine_name),
+                DETAIL = format('%s rows of table %s are in it or were rolled up from it.', rows, gone.target),
+                HINT = 'Keep the state; leave out the transitions that lead to it.';
         END IF;
     END LOOP;
 END

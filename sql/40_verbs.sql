@@ -45,7 +45,7 @@ COMMENT ON PROCEDURE jobstate.maintain() IS
 
 REVOKE EXECUTE ON FUNCTION
     jobstate.define_machine(text, jsonb, text[], text[], text[]), jobstate.drop_machine(text),
-    jobstate.check_stranded(text, jsonb),
+    jobstate.check_stranded(text, jsonb), jobstate.rows_now(regclass, smallint),
     jobstate.attach(regclass, text, name, name[]), jobstate.detach(regclass),
     jobstate.rebuild(regclass), jobstate.recount(regclass), jobstate.uncount(regclass),
     jobstate.transition(regclass, bigint[], text, text),

@@ -9,7 +9,8 @@
  * newest snapshot.  Every fold leaves a header row in the base.  A header that
  * the newest snapshot sees and the reader's does not tells that the reader's
  * is older than a fold.  Under READ COMMITTED the newest snapshot answers
- * then; a transaction that must keep its snapshot counts the table's rows.
+ * then; a transaction that must keep its snapshot counts the table's rows.  So
+ * it does after a fold or a count of its own: these see more than its snapshot.
  * The locks go when the answer is there, not with the transaction, so that no
  * open transaction keeps the fold away.
  */
@@ -35,6 +36,7 @@
 
 PG_FUNCTION_INFO_V1(jobstate_counts);
 PG_FUNCTION_INFO_V1(jobstate_counted);
+PG_FUNCTION_INFO_V1(jobstate_rows_now);
 
 typedef struct Reading
 {
@@ -42,6 +44,7 @@ typedef struct Reading
 	int64		epoch;
 	bool		one_hash;
 	uint32		hash;
+	bool		keep;			/* the answer must be the snapshot's */
 
 	/* what was found */
 	bool		counted;
@@ -69,14 +72,14 @@ visit(JobstateLogRow *row, bool visible, void *arg)
 
 	if (row->epoch == JOBSTATE_EPOCH_HEADER)
 	{
-		if (!visible)
+		if (!visible || (row->own && reading->keep))
 			reading->stale = true;
 		return;
 	}
 	if (!visible || row->epoch != reading->epoch)
 		return;
 	if (jobstate_log_ndeltas(row, &elements) == 0)
-		reading->counted = true;
+		reading->counted |= !(row->own && reading->keep);
 	else if (!reading->one_hash || row->hash == reading->hash)
 		jobstate_sums_add_row(reading->sums, row);
 }
@@ -164,6 +167,7 @@ jobstate_counts_read(JobstateAttachment *attachment, JobstateFilter *filter,
 	Snapshot	registered;
 
 	reading.sums = sums;
+	reading.keep = snapshot != NULL && IsolationUsesXactSnapshot();
 	if (filter != NULL &&
 		filter->given == (1u << attachment->key.ncolumns) - 1)
 	{
@@ -176,7 +180,7 @@ jobstate_counts_read(JobstateAttachment *attachment, JobstateFilter *filter,
 	latest = with_own_rows(registered);
 	wanted = with_own_rows(snapshot ? snapshot : registered);
 	read_all(&catalog, &reading, &wanted, &latest);
-	if (reading.stale && !IsolationUsesXactSnapshot())
+	if (reading.stale && !reading.keep)
 	{
 		jobstate_sums_reset(sums);
 		reading.stale = reading.counted = false;
@@ -397,4 +401,34 @@ jobstate_counted(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	PG_RETURN_BOOL(jobstate_counts_read(attachment, &nothing, NULL, NULL,
 										sums) == JOBSTATE_READ_COUNTED);
+}
+
+/*
+ * rows_now(target, state) returns bigint: the rows in a state as the newest
+ * snapshot sees them, for who has locked writers out and must not miss one.
+ */
+Datum
+jobstate_rows_now(PG_FUNCTION_ARGS)
+{
+	JobstateAttachment *attachment = jobstate_attachment(PG_GETARG_OID(0));
+	JobstateSums *sums = jobstate_sums_create(CurrentMemoryContext);
+	Snapshot	newest;
+	JobstateSum **sum;
+	int64		rows = 0;
+	int			n;
+	int			i;
+
+	if (jobstate_counts_read(attachment, NULL, NULL, &newest,
+							 sums) == JOBSTATE_READ_COUNTED)
+		jobstate_counts_add_pending(attachment, sums);
+	else
+	{
+		jobstate_sums_reset(sums);
+		(void) jobstate_recount(attachment, attachment->target, NULL, newest, sums);
+	}
+	UnregisterSnapshot(newest);
+	n = jobstate_sums_list(sums, &sum);
+	for (i = 0; i < n; i++)
+		rows += jobstate_sums_get(sum[i], PG_GETARG_INT16(1));
+	PG_RETURN_INT64(rows);
 }

@@ -89,6 +89,8 @@ row_from_tuple(HeapTupleHeader tuple, JobstateLogRow *row)
 	row->key = (ArrayType *) form->group_key;
 	row->deltas = (ArrayType *)
 		((char *) form + MAXALIGN(offsetof(LogForm, group_key) + VARSIZE(row->key)));
+	row->own = (row->epoch == JOBSTATE_EPOCH_HEADER || ARR_NDIM(row->deltas) == 0) &&
+		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple));
 }
 
 static HeapTuple

@@ -24,6 +24,8 @@ typedef struct JobstateLogRow
 	uint32		hash;
 	ArrayType  *key;
 	ArrayType  *deltas;			/* {state_id, change, ...}; {} = counted */
+	bool		own;			/* read: written by this transaction; only
+								 * told of headers and markers */
 } JobstateLogRow;
 
 typedef void (*JobstateLogVisitor) (JobstateLogRow *row, bool visible,
