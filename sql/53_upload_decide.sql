@@ -98,9 +98,9 @@ $$;
 COMMENT ON FUNCTION jobstate.upload_merging(bigint, text)
     IS 'whether somebody was told to merge a commit, or holds a batch of it, and is not overdue';
 
--- upload_grant_merge, upload_grant_postprocess, upload_withdraw: what the scope
--- row remembers of an answer, so that nobody else gets the same.  The caller
--- holds the scope.
+-- upload_grant_merge, upload_withdraw_merge, upload_grant_postprocess: what the
+-- scope row remembers of an answer, so that nobody else gets the same.  The
+-- caller holds the scope.
 -- Write: upload_scope.  Lock nothing more.
 CREATE FUNCTION jobstate.upload_grant_merge(repo_id bigint, commit_sha text)
 RETURNS boolean
@@ -124,6 +124,24 @@ $$;
 COMMENT ON FUNCTION jobstate.upload_grant_merge(bigint, text)
     IS 'internal: true if the caller is the one to merge';
 
+CREATE FUNCTION jobstate.upload_withdraw_merge(repo_id bigint, commit_sha text)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    repo ALIAS FOR repo_id;
+    sha ALIAS FOR commit_sha;
+BEGIN
+    UPDATE jobstate.upload_scope s
+       SET merge_until = NULL
+     WHERE s.repo_id = repo AND s.commit_sha = sha AND s.merge_until IS NOT NULL;
+END
+$$;
+COMMENT ON FUNCTION jobstate.upload_withdraw_merge(bigint, text)
+    IS 'internal: nobody is the one to merge any more';
+
 CREATE FUNCTION jobstate.upload_grant_postprocess(repo_id bigint, commit_sha text)
 RETURNS boolean
 LANGUAGE plpgsql
@@ -145,8 +163,8 @@ COMMENT ON FUNCTION jobstate.upload_grant_postprocess(bigint, text)
     IS 'internal: true if the caller is the one to postprocess';
 
 -- upload_answer: counts, in a statement after the one that locked the scope.
--- Work that is open ends an earlier grant: uploads may have been written
--- without the functions.
+-- Work that is open ends an earlier grant to postprocess, as uploads may have been
+-- written without the functions; and a grant to merge what is gone by now ends.
 -- Writes: upload_scope.  Locks nothing more: the caller holds the scope.
 CREATE FUNCTION jobstate.upload_answer(repo_id bigint, commit_sha text)
 RETURNS text
@@ -164,7 +182,9 @@ BEGIN
         RETURN CASE WHEN granted THEN 'postprocess' ELSE 'wait' END;
     END IF;
     PERFORM jobstate.upload_reopen(repo_id, commit_sha, true);
-    IF jobstate.upload_should_merge(now_there.processing, now_there.processed) THEN
+    IF now_there.processed = 0 THEN
+        PERFORM jobstate.upload_withdraw_merge(repo_id, commit_sha);
+    ELSIF jobstate.upload_should_merge(now_there.processing, now_there.processed) THEN
         granted := jobstate.upload_grant_merge(repo_id, commit_sha);
     END IF;
     RETURN CASE WHEN granted THEN 'merge' ELSE 'wait' END;

@@ -230,8 +230,8 @@ COMMENT ON FUNCTION jobstate.upload_replace_carriedforward(bigint, text, integer
 
 -- upload_reprocess: a whole commit again, from any state, where there is
 -- something stored to process.  What is being processed goes on.  Sessions,
--- totals and errors of the round before leave; a merger that still holds a batch
--- of it is refused.
+-- totals and errors of the round before leave, and so does whoever was told to
+-- merge it: a batch of that round is refused.
 -- Writes: upload, upload_error, upload_totals, upload_scope.
 -- Locks: the scope row, then the uploads by id.
 CREATE FUNCTION jobstate.upload_reprocess(repo_id bigint, commit_sha text)
@@ -256,6 +256,7 @@ BEGIN
                AND u.state_id <> 1 AND u.storage_path IS NOT NULL
              ORDER BY u.id FOR NO KEY UPDATE) u;
     PERFORM jobstate.upload_requeue(again, NULL);
+    PERFORM jobstate.upload_withdraw_merge(repo, sha);
     PERFORM jobstate.upload_reopen(repo, sha, coverage);
     RETURN coalesce(cardinality(again), 0);
 END

@@ -56,6 +56,20 @@ ROLLBACK TO s;
 SELECT jobstate.upload_mark_merged(array_agg(id)), jobstate.upload_decide(46, 'abort') FROM u;
 COMMIT;
 
+-- what somebody was told to merge is gone: the next one is told about what comes
+TRUNCATE u;
+INSERT INTO u SELECT n, jobstate.upload_create(46, 'gone', storage_path => 'raw/' || n) FROM generate_series(1, 12) n;
+SELECT count(jobstate.upload_mark_processed(id)) FROM u WHERE n < 11;
+SELECT jobstate.upload_decide(46, 'gone');
+SELECT jobstate.upload_mark_overwritten(array_agg(id)) FROM u WHERE n < 11;
+SELECT count(*) FROM jobstate.upload_take_for_merging(46, 'gone');
+SELECT jobstate.upload_decide(46, 'gone');
+SELECT n, jobstate.upload_finish(id, true) FROM u WHERE n > 10 ORDER BY n;
+-- the same where the whole commit starts again
+SELECT jobstate.upload_reprocess(46, 'gone');
+SELECT count(*), count(*) FILTER (WHERE answer = 'merge') AS told
+  FROM (SELECT jobstate.upload_finish(id, true) AS answer FROM u) f;
+
 -- more uploads after postprocessing: a round of its own
 SELECT jobstate.upload_postprocessed(46, 'abort'), jobstate.upload_postprocessed(46, 'abort');
 SELECT jobstate.upload_create(46, 'abort') AS id \gset
