@@ -17,6 +17,7 @@ SELECT f.key AS file, c.lines, c.covered, lpad(round(100.0 * c.covered / c.lines
  ORDER BY f.key;
 
 \echo 'What is known of its health:'
+\pset tuples_only on
 SELECT format('SELECT sum(n) AS unfolded FROM (%s) s',
               string_agg(format('SELECT count(*) AS n FROM jobstate.%I', relname), ' UNION ALL ')) AS count_the_log
   FROM pg_class WHERE relnamespace = 'jobstate'::regnamespace AND relname LIKE 'segment\__' \gset
@@ -42,6 +43,5 @@ SELECT fact, value FROM (VALUES
 ) AS facts (place, fact, value) ORDER BY place;
 
 \echo 'The machine, with the live counts:'
-\pset tuples_only on
 \pset format unaligned
 SELECT jobstate.mermaid('upload', 'jobstate.upload');
