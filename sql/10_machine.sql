@@ -128,6 +128,10 @@ BEGIN
         RAISE invalid_parameter_value USING MESSAGE = 'a machine needs a name and at least one state',
             HINT = 'States are an object of names and ids, like {"uploaded": 1}.';
     END IF;
+    IF initial = '{}' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'a machine needs an initial state',
+            HINT = 'Leave out "initial" to let rows begin in any state.';
+    END IF;
     IF (SELECT count(*) FROM jsonb_object_keys(states)) > 256 THEN
         RAISE program_limit_exceeded USING MESSAGE = format('machine "%s" has more than 256 states', name);
     END IF;

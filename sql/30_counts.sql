@@ -10,7 +10,7 @@ COMMENT ON FUNCTION jobstate.counts(regclass, jsonb) IS
 CREATE FUNCTION jobstate.counted(target regclass)
     RETURNS boolean LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'jobstate_counted';
-COMMENT ON FUNCTION jobstate.counted(regclass) IS 'whether counts() reads counters; else it scans the table';
+COMMENT ON FUNCTION jobstate.counted(regclass) IS 'whether counts() reads counters; else it scans the table; null where the table or a column that it is attached by is gone';
 
 CREATE FUNCTION jobstate.verify_one(target regclass)
     RETURNS TABLE (target regclass, group_key jsonb, state text, counted bigint, actual bigint)
@@ -25,35 +25,17 @@ CREATE FUNCTION jobstate.verify(target regclass DEFAULT NULL)
     AS $$
     SELECT v.* FROM (SELECT $1 WHERE $1 IS NOT NULL
                      UNION ALL
-                     SELECT a.target FROM jobstate.attachment a WHERE $1 IS NULL) AS wanted (target),
+                     SELECT a.target FROM jobstate.attachment a
+                      WHERE $1 IS NULL AND jobstate.counted(a.target) IS NOT NULL) AS wanted (target),
                     LATERAL jobstate.verify_one(wanted.target) v
 $$;
 COMMENT ON FUNCTION jobstate.verify(regclass) IS
     'what the counters say beside what is there, where they differ; no row = no drift; scans the table';
 
-CREATE FUNCTION jobstate.rolled_up(target regclass)
-    RETURNS TABLE (group_key jsonb, state_id smallint, day date, n bigint)
-    LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
-    AS 'MODULE_PATHNAME', 'jobstate_rolled_up';
-COMMENT ON FUNCTION jobstate.rolled_up(regclass) IS 'what prune() took from a table, per group, state and UTC day';
-
 CREATE FUNCTION jobstate.totals(target regclass, group_key jsonb DEFAULT NULL)
     RETURNS TABLE (group_key jsonb, state text, live bigint, rolled_up bigint, total bigint)
-    LANGUAGE sql VOLATILE PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp
-    AS $$
-    WITH live AS MATERIALIZED (SELECT * FROM jobstate.counts($1, $2)),
-         rolled AS (
-            SELECT r.group_key, coalesce(s.name, r.state_id::text) AS state, sum(r.n)::bigint AS n
-              FROM jobstate.rolled_up($1) r
-              LEFT JOIN (jobstate.attachment a JOIN jobstate.state s USING (machine))
-                     ON a.target = $1 AND s.state_id = r.state_id
-             WHERE r.group_key @> coalesce($2, '{}')
-             GROUP BY 1, 2)
-    SELECT coalesce(l.group_key, r.group_key), coalesce(l.state, r.state),
-           coalesce(l.n, 0), coalesce(r.n, 0), coalesce(l.n, 0) + coalesce(r.n, 0)
-      FROM live l FULL JOIN rolled r ON r.group_key = l.group_key AND r.state = l.state
-$$;
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'jobstate_totals';
 COMMENT ON FUNCTION jobstate.totals(regclass, jsonb) IS
     'rows per group and state that are there, that prune() rolled up, and both together';
 
@@ -81,6 +63,11 @@ CREATE FUNCTION jobstate.diagram_states(machine text, target regclass)
 BEGIN
     IF diagram_states.machine IS NULL THEN
         RAISE null_value_not_allowed USING MESSAGE = 'argument "machine" must not be null';
+    END IF;
+    IF EXISTS (SELECT FROM jobstate.attachment a
+                WHERE a.target = diagram_states.target AND a.machine <> diagram_states.machine) THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('table %s is not attached to machine "%s"', diagram_states.target, diagram_states.machine);
     END IF;
     RETURN QUERY
     WITH live AS (SELECT c.state, sum(c.n) AS n

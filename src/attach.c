@@ -126,6 +126,30 @@ require_distinct(const char *state_column, ArrayType *group_by)
 	}
 }
 
+/* What was rolled up must still fit the groups. */
+static void
+require_same_groups(Oid target, ArrayType *group_by)
+{
+	Oid			types[] = {OIDOID, NAMEARRAYOID};
+	Datum		values[2];
+	JobstateRole role = jobstate_become(jobstate_catalog()->owner);
+
+	values[0] = ObjectIdGetDatum(target);
+	values[1] = PointerGetDatum(group_by);
+	jobstate_spi_connect();
+	if (SPI_execute_with_args("SELECT FROM jobstate.rollup"
+							  " WHERE target OPERATOR(pg_catalog.=) $1 AND NOT"
+							  " (group_key OPERATOR(pg_catalog.?&) $2::pg_catalog.text[]"
+							  " AND group_key OPERATOR(pg_catalog.-) $2::pg_catalog.text[]"
+							  " OPERATOR(pg_catalog.=) '{}'::pg_catalog.jsonb) LIMIT 1",
+							  2, types, values, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the rollup");
+	if (SPI_processed > 0)
+		jobstate_error_rollup_by_others(target);
+	jobstate_spi_finish();
+	jobstate_return(role);
+}
+
 static const char *const argument_name[] = {
 	"target", "machine", "state_column", "group_by"
 };
@@ -147,6 +171,7 @@ validate(FunctionCallInfo fcinfo)
 	require_watchable(PG_GETARG_OID(0));
 	require_unattached(PG_GETARG_OID(0));
 	require_distinct(NameStr(*PG_GETARG_NAME(2)), group_by);
+	require_same_groups(PG_GETARG_OID(0), group_by);
 	attachment = jobstate_attachment_build(PG_GETARG_OID(0),
 										   text_to_cstring(PG_GETARG_TEXT_PP(1)),
 										   NameStr(*PG_GETARG_NAME(2)),
@@ -449,11 +474,11 @@ wait_for_writers(Oid target)
 bool
 jobstate_attach_wants_recount(Oid target)
 {
-	JobstateAttachment *attachment = jobstate_attachment_if_any(target);
 	JobstateSums *sums = jobstate_sums_create(CurrentMemoryContext);
 
-	return attachment != NULL && !OidIsValid(find_unwatched(target)) &&
-		jobstate_counts_read(attachment, NULL, NULL, NULL,
+	return jobstate_attachment_is_sound(target) &&
+		!OidIsValid(find_unwatched(target)) &&
+		jobstate_counts_read(jobstate_attachment(target), NULL, NULL, NULL,
 							 sums) == JOBSTATE_READ_UNCOUNTED;
 }
 

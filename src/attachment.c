@@ -391,6 +391,38 @@ jobstate_attachment(Oid target)
 	return attachment;
 }
 
+/*
+ * Is there an attachment, and the table and all columns that it names?  For
+ * those who look at all tables and must not stumble over one.
+ */
+bool
+jobstate_attachment_is_sound(Oid target)
+{
+	Relation	rel = table_open(jobstate_catalog()->attachment, AccessShareLock);
+	SysScanDesc scan = scan_for(rel, target);
+	HeapTuple	tuple = systable_getnext(scan);
+	bool		sound = HeapTupleIsValid(tuple);
+
+	if (sound)
+	{
+		TupleDesc	desc = RelationGetDescr(rel);
+		bool		isnull;
+		Name		state_column = DatumGetName(heap_getattr(tuple, Anum_attachment_state_column, desc, &isnull));
+		ArrayType  *group_by = DatumGetArrayTypeP(heap_getattr(tuple, Anum_attachment_group_by, desc, &isnull));
+		Datum	   *names;
+		int			n;
+
+		sound = get_attnum(target, NameStr(*state_column)) > 0;
+		deconstruct_array(group_by, NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR,
+						  &names, NULL, &n);
+		while (n-- > 0)
+			sound &= get_attnum(target, NameStr(*DatumGetName(names[n]))) > 0;
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return sound;
+}
+
 /* The watched table that this relation is, or is a partition of; or 0. */
 Oid
 jobstate_attached_root(Oid relid)

@@ -58,6 +58,7 @@ extern void jobstate_attachment_at_end(void);
 
 extern JobstateAttachment *jobstate_attachment(Oid target);
 extern JobstateAttachment *jobstate_attachment_if_any(Oid target);
+extern bool jobstate_attachment_is_sound(Oid target);
 extern JobstateWatched *jobstate_watched(Oid relid);
 extern int64 *jobstate_attachment_epochs(Snapshot snapshot, int *n);
 extern List *jobstate_attachment_targets(void);

@@ -294,15 +294,42 @@ jobstate_counts_merge(JobstateAttachment *attachment, JobstateTallySet *spelling
 	return merged;
 }
 
-static bool
-is_zero(JobstateSum *sum)
+/* A count, which is never negative unless something is broken. */
+int64
+jobstate_counts_checked(JobstateAttachment *attachment, JobstateSum *sum, int state)
 {
-	int			i;
+	JobstateState *which = &attachment->machine->state[state];
+	int64		n = jobstate_sums_get(sum, which->id);
 
-	for (i = 0; i < sum->nstates; i++)
-		if (sum->state[2 * i + 1] != 0)
-			return false;
-	return true;
+	if (n < 0)
+	{
+		Jsonb	   *group = jobstate_key_to_jsonb(&attachment->key, sum->key);
+
+		jobstate_error_negative(attachment,
+								JsonbToCString(NULL, &group->root, VARSIZE(group)),
+								which->name, n);
+	}
+	return n;
+}
+
+/*
+ * A group that is asked for by all its columns is in the answer even if nobody
+ * ever saw it, and so is the only group of a table that has no columns.
+ */
+void
+jobstate_counts_add_asked(JobstateAttachment *attachment, JobstateFilter *filter,
+						  JobstateTallySet *spelling, JobstateSums *sums)
+{
+	JobstateKeyValues none = {{0}};
+	JobstateTally *tally;
+
+	if (attachment->key.ncolumns > 0 &&
+		(filter == NULL || filter->given != (1u << attachment->key.ncolumns) - 1))
+		return;
+	tally = jobstate_tally_set_find(spelling, attachment,
+									filter ? &filter->key : &none);
+	jobstate_sums_find(sums, attachment->epoch, tally->hash,
+					   tally->text)->asked = true;
 }
 
 /* One row per state of the machine. */
@@ -317,74 +344,59 @@ put_group(ReturnSetInfo *rsinfo, JobstateAttachment *attachment, JobstateSum *su
 	{
 		Datum		values[3];
 		bool		nulls[3] = {false};
-		int64		n = jobstate_sums_get(sum, machine->state[i].id);
 
-		if (n < 0)
-			jobstate_error_negative(attachment,
-									JsonbToCString(NULL, &group->root, VARSIZE(group)),
-									machine->state[i].name, n);
 		values[0] = JsonbPGetDatum(group);
 		values[1] = CStringGetTextDatum(machine->state[i].name);
-		values[2] = Int64GetDatum(n);
+		values[2] = Int64GetDatum(jobstate_counts_checked(attachment, sum, i));
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 }
 
-static JobstateFilter *
-filter_from_argument(JobstateAttachment *attachment, Jsonb *group_key)
+/* The arguments (target regclass, group_key jsonb), and may the caller ask? */
+JobstateAttachment *
+jobstate_counts_arguments(FunctionCallInfo fcinfo, JobstateFilter **filter)
 {
-	JobstateFilter *filter = palloc0(sizeof(JobstateFilter));
+	JobstateAttachment *attachment;
 
-	filter->given = jobstate_key_from_jsonb(&attachment->key, group_key,
-											attachment->target, &filter->key);
-	return filter;
+	if (PG_ARGISNULL(0))
+		jobstate_error_null("target");
+	attachment = jobstate_attachment(PG_GETARG_OID(0));
+	jobstate_counts_check_rights(attachment->target);
+	*filter = NULL;
+	if (!PG_ARGISNULL(1))
+	{
+		*filter = palloc0(sizeof(JobstateFilter));
+		(*filter)->given = jobstate_key_from_jsonb(&attachment->key,
+												   PG_GETARG_JSONB_P(1),
+												   attachment->target,
+												   &(*filter)->key);
+	}
+	return attachment;
 }
 
-/* counts(target regclass, group_key jsonb) returns setof (group_key, state, n) */
+/* counts(target, group_key) returns setof (group_key, state, n) */
 Datum
 jobstate_counts(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	JobstateTallySet *spelling = jobstate_tally_set_create(CurrentMemoryContext);
+	JobstateSums *sums = jobstate_sums_create(CurrentMemoryContext);
 	JobstateAttachment *attachment;
-	JobstateFilter *filter = NULL;
-	JobstateTallySet *spelling;
-	JobstateSums *sums;
+	JobstateFilter *filter;
 	JobstateSum **sum;
 	int			n;
 	int			i;
 
-	if (PG_ARGISNULL(0))
-		jobstate_error_null("target");
+	attachment = jobstate_counts_arguments(fcinfo, &filter);
 	InitMaterializedSRF(fcinfo, 0);
-	attachment = jobstate_attachment(PG_GETARG_OID(0));
-	jobstate_counts_check_rights(attachment->target);
-	if (!PG_ARGISNULL(1))
-		filter = filter_from_argument(attachment, PG_GETARG_JSONB_P(1));
-
-	sums = jobstate_sums_create(CurrentMemoryContext);
-	spelling = jobstate_tally_set_create(CurrentMemoryContext);
 	jobstate_counts_exact(attachment, filter, sums);
 	sums = jobstate_counts_merge(attachment, spelling, filter, sums);
-
-	/* a group that is asked for by name, or the only one, is never missing */
-	if (attachment->key.ncolumns == 0 ||
-		(filter != NULL && filter->given == (1u << attachment->key.ncolumns) - 1))
-	{
-		JobstateKeyValues none = {{0}};
-		JobstateKeyValues *key = filter ? &filter->key : &none;
-		JobstateTally *tally = jobstate_tally_set_find(spelling, attachment, key);
-
-		put_group(rsinfo, attachment,
-				  jobstate_sums_find(sums, attachment->epoch, tally->hash, tally->text));
-		return (Datum) 0;
-	}
-
+	jobstate_counts_add_asked(attachment, filter, spelling, sums);
 	n = jobstate_sums_list(sums, &sum);
 	for (i = 0; i < n; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (!is_zero(sum[i]))
-			put_group(rsinfo, attachment, sum[i]);
+		if (sum[i]->asked || !jobstate_sums_is_zero(sum[i]))
+			put_group((ReturnSetInfo *) fcinfo->resultinfo, attachment, sum[i]);
 	}
 	return (Datum) 0;
 }
@@ -393,13 +405,12 @@ jobstate_counts(PG_FUNCTION_ARGS)
 Datum
 jobstate_counted(PG_FUNCTION_ARGS)
 {
-	JobstateAttachment *attachment = jobstate_attachment_if_any(PG_GETARG_OID(0));
 	JobstateSums *sums = jobstate_sums_create(CurrentMemoryContext);
-	JobstateFilter nothing = {0};
 
-	if (attachment == NULL)
-		PG_RETURN_BOOL(false);
-	PG_RETURN_BOOL(jobstate_counts_read(attachment, &nothing, NULL, NULL,
+	if (!jobstate_attachment_is_sound(PG_GETARG_OID(0)))
+		PG_RETURN_NULL();
+	PG_RETURN_BOOL(jobstate_counts_read(jobstate_attachment(PG_GETARG_OID(0)),
+										NULL, NULL, NULL,
 										sums) == JOBSTATE_READ_COUNTED);
 }
 

@@ -6,6 +6,8 @@
 #ifndef JOBSTATE_COUNTS_H
 #define JOBSTATE_COUNTS_H
 
+#include "fmgr.h"
+
 #include "recount.h"
 
 typedef enum JobstateReading
@@ -29,5 +31,13 @@ extern JobstateSums *jobstate_counts_merge(JobstateAttachment *attachment,
 										   JobstateTallySet *spelling,
 										   JobstateFilter *filter,
 										   JobstateSums *sums);
+extern JobstateAttachment *jobstate_counts_arguments(FunctionCallInfo fcinfo,
+													 JobstateFilter **filter);
+extern void jobstate_counts_add_asked(JobstateAttachment *attachment,
+									  JobstateFilter *filter,
+									  JobstateTallySet *spelling,
+									  JobstateSums *sums);
+extern int64 jobstate_counts_checked(JobstateAttachment *attachment,
+									 JobstateSum *sum, int state);
 
 #endif							/* JOBSTATE_COUNTS_H */

@@ -10,6 +10,7 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_inherits.h"
@@ -18,11 +19,14 @@
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "nodes/makefuncs.h"
 #include "nodes/parsenodes.h"
+#include "parser/parse_type.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "attach.h"
 #include "catalog.h"
@@ -100,6 +104,76 @@ follow_column(Oid relid, const char *old, const char *new)
 	}
 }
 
+/* An attribute of a type has a new name, and so have columns of its tables. */
+static void
+follow_attribute(Oid type, const char *old, const char *new)
+{
+	ListCell   *cell;
+
+	foreach(cell, jobstate_attachment_targets())
+	{
+		HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(lfirst_oid(cell)));
+		Oid			of_type;
+
+		if (!HeapTupleIsValid(tuple))
+			continue;
+		of_type = ((Form_pg_class) GETSTRUCT(tuple))->reloftype;
+		ReleaseSysCache(tuple);
+		if (OidIsValid(of_type) && of_type == type)
+			follow_column(lfirst_oid(cell), old, new);
+	}
+}
+
+/*
+ * An enum has a new label.  In the log it is an OID, in the rollup it is text.
+ * As the name of a state it is not ours to change.
+ */
+static void
+follow_label(AlterEnumStmt *stmt)
+{
+	Oid			type = typenameTypeId(NULL, makeTypeNameFromNameList(stmt->typeName));
+	ListCell   *cell;
+
+	foreach(cell, jobstate_attachment_targets())
+	{
+		JobstateAttachment *attachment;
+		int			i;
+
+		if (!jobstate_attachment_is_sound(lfirst_oid(cell)))
+			continue;
+		attachment = jobstate_attachment(lfirst_oid(cell));
+		if (getBaseType(attachment->state_type) == type &&
+			jobstate_machine_by_name(attachment->machine, stmt->oldVal,
+									 strlen(stmt->oldVal)) >= 0)
+			jobstate_error_enum_in_use(stmt->oldVal, attachment->target);
+		for (i = 0; i < attachment->key.ncolumns; i++)
+			if (attachment->key.column[i].base_type == type)
+				update_names(psprintf("UPDATE jobstate.rollup SET group_key ="
+									  " pg_catalog.jsonb_set(group_key, ARRAY[%1$s], pg_catalog.to_jsonb($3))"
+									  " WHERE target OPERATOR(pg_catalog.=) $1"
+									  " AND group_key OPERATOR(pg_catalog.->>) %1$s OPERATOR(pg_catalog.=) $2",
+									  quote_literal_cstr(NameStr(attachment->key.column[i].name))),
+							 attachment->target, stmt->oldVal, stmt->newVal);
+	}
+}
+
+static void
+follow_rename(RenameStmt *stmt)
+{
+	Oid			relid;
+
+	if (stmt->relation == NULL ||
+		(stmt->renameType != OBJECT_COLUMN && stmt->renameType != OBJECT_ATTRIBUTE))
+		return;
+	relid = RangeVarGetRelid(stmt->relation, NoLock, true);
+	if (!OidIsValid(relid))
+		return;
+	if (stmt->renameType == OBJECT_COLUMN)
+		follow_column(relid, stmt->subname, stmt->newname);
+	else
+		follow_attribute(get_rel_type_id(relid), stmt->subname, stmt->newname);
+}
+
 static Oid
 partition_of(AlterTableCmd *command)
 {
@@ -174,17 +248,9 @@ jobstate_ddl_command_end(PG_FUNCTION_ARGS)
 	tree = ((EventTriggerData *) fcinfo->context)->parsetree;
 
 	if (IsA(tree, RenameStmt))
-	{
-		RenameStmt *stmt = (RenameStmt *) tree;
-
-		if (stmt->renameType == OBJECT_COLUMN && stmt->relation != NULL)
-		{
-			Oid			relid = RangeVarGetRelid(stmt->relation, NoLock, true);
-
-			if (OidIsValid(relid))
-				follow_column(relid, stmt->subname, stmt->newname);
-		}
-	}
+		follow_rename((RenameStmt *) tree);
+	else if (IsA(tree, AlterEnumStmt) && ((AlterEnumStmt *) tree)->oldVal != NULL)
+		follow_label((AlterEnumStmt *) tree);
 	else if (IsA(tree, AlterTableStmt))
 	{
 		AlterTableStmt *stmt = (AlterTableStmt *) tree;

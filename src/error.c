@@ -355,6 +355,39 @@ jobstate_error_group_type(Relation rel, const char *name, Oid type)
 }
 
 void
+jobstate_error_group_text(Relation rel, const char *name, Oid type)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATATYPE_MISMATCH),
+			 errmsg("column \"%s\" of relation \"%s\" cannot be grouped by", name,
+					RelationGetRelationName(rel)),
+			 errdetail("The text of type %s changes when an object or a label is renamed.",
+					   format_type_be(type)),
+			 errhint("Group by the OID, or by the plain enum.")));
+}
+
+void
+jobstate_error_rollup_by_others(Oid target)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("relation \"%s\" has a rollup by other group columns",
+					get_rel_name(target)),
+			 errhint("Attach it by the same columns, or delete its rows from jobstate.rollup first.")));
+}
+
+void
+jobstate_error_enum_in_use(const char *label, Oid target)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+			 errmsg("cannot rename label \"%s\": it is a state", label),
+			 errdetail("Relation \"%s\" is attached by a column of this type.",
+					   get_rel_name(target)),
+			 errhint("Use jobstate.detach() first.")));
+}
+
+void
 jobstate_error_age_type(Relation rel, const char *name, Oid type)
 {
 	ereport(ERROR,

@@ -38,6 +38,9 @@ extern void jobstate_error_no_column(Relation rel, const char *name) pg_attribut
 extern void jobstate_error_column_twice(const char *name) pg_attribute_noreturn();
 extern void jobstate_error_state_type(Relation rel, const char *name, Oid type) pg_attribute_noreturn();
 extern void jobstate_error_group_type(Relation rel, const char *name, Oid type) pg_attribute_noreturn();
+extern void jobstate_error_group_text(Relation rel, const char *name, Oid type) pg_attribute_noreturn();
+extern void jobstate_error_rollup_by_others(Oid target) pg_attribute_noreturn();
+extern void jobstate_error_enum_in_use(const char *label, Oid target) pg_attribute_noreturn();
 extern void jobstate_error_age_type(Relation rel, const char *name, Oid type) pg_attribute_noreturn();
 extern void jobstate_error_too_many_groups(int n, int max) pg_attribute_noreturn();
 extern void jobstate_error_key_too_long(int size, int max) pg_attribute_noreturn();

@@ -13,6 +13,7 @@
 
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/fmgrprotos.h"
@@ -23,6 +24,8 @@
 
 #include "error.h"
 #include "key.h"
+
+static bool row_has_stable_text(Oid type);
 
 /* Fills in what the text of a value is like, by type. */
 static void
@@ -73,6 +76,58 @@ classify(JobstateKeyColumn *column)
 	}
 }
 
+/*
+ * Does the text of a value stay the same when somebody renames something?  An
+ * enum is stored by its label's OID, but not within another type.
+ */
+static bool
+has_stable_text(Oid type, bool outermost)
+{
+	Oid			base = getBaseType(type);
+	Oid			inner = get_element_type(base);
+
+	check_stack_depth();
+	if (!OidIsValid(inner))
+		inner = get_range_subtype(base);
+	if (!OidIsValid(inner))
+		inner = get_multirange_range(base);
+	if (OidIsValid(inner))
+		return has_stable_text(inner, false);
+	if (type_is_rowtype(base))
+		return row_has_stable_text(base);
+	switch (base)
+	{
+		case REGCLASSOID:
+		case REGCOLLATIONOID:
+		case REGCONFIGOID:
+		case REGDICTIONARYOID:
+		case REGNAMESPACEOID:
+		case REGOPEROID:
+		case REGOPERATOROID:
+		case REGPROCOID:
+		case REGPROCEDUREOID:
+		case REGROLEOID:
+		case REGTYPEOID:
+			return false;
+		default:
+			return outermost || !type_is_enum(base);
+	}
+}
+
+static bool
+row_has_stable_text(Oid type)
+{
+	TupleDesc	desc = lookup_rowtype_tupdesc(type, -1);
+	bool		stable = true;
+	int			i;
+
+	for (i = 0; i < desc->natts; i++)
+		if (!TupleDescAttr(desc, i)->attisdropped)
+			stable &= has_stable_text(TupleDescAttr(desc, i)->atttypid, false);
+	ReleaseTupleDesc(desc);
+	return stable;
+}
+
 /* Describes one group column; it must exist. */
 void
 jobstate_key_column_init(JobstateKeyColumn *column, Relation rel,
@@ -90,7 +145,6 @@ jobstate_key_column_init(JobstateKeyColumn *column, Relation rel,
 	namestrcpy(&column->name, name);
 	column->type = attr->atttypid;
 	column->base_type = getBaseType(attr->atttypid);
-	column->typmod = attr->atttypmod;
 	column->collation = attr->attcollation;
 	column->typlen = attr->attlen;
 	column->typbyval = attr->attbyval;
@@ -104,6 +158,8 @@ jobstate_key_column_init(JobstateKeyColumn *column, Relation rel,
 		!OidIsValid(column->typcache->eq_opr) ||
 		!OidIsValid(column->typcache->cmp_proc))
 		jobstate_error_group_type(rel, name, column->type);
+	if (!has_stable_text(column->type, true))
+		jobstate_error_group_text(rel, name, column->type);
 	classify(column);
 
 	getTypeOutputInfo(column->type, &function, &varlena);
@@ -444,8 +500,7 @@ jobstate_key_from_jsonb(JobstateKeySpec *spec, Jsonb *json, Oid target,
 			key->isnull[i] = text == NULL;
 			if (text != NULL)
 				key->value[i] = InputFunctionCall(&column->input, text,
-												  column->ioparam,
-												  column->typmod);
+												  column->ioparam, -1);
 		}
 	}
 	return given;

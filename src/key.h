@@ -19,7 +19,6 @@ typedef struct JobstateKeyColumn
 	NameData	name;
 	Oid			type;			/* the column's, maybe a domain */
 	Oid			base_type;
-	int32		typmod;
 	Oid			collation;
 	int16		typlen;
 	bool		typbyval;

@@ -13,7 +13,6 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/date.h"
@@ -27,13 +26,11 @@
 
 #include "catalog.h"
 #include "compat.h"
-#include "counts.h"
 #include "error.h"
 #include "recount.h"
 #include "transition.h"
 
 PG_FUNCTION_INFO_V1(jobstate_prune);
-PG_FUNCTION_INFO_V1(jobstate_rolled_up);
 
 /* The parts of a query that the primary key decides about */
 typedef struct KeyClauses
@@ -284,31 +281,4 @@ jobstate_prune(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(prune(jobstate_attachment(PG_GETARG_OID(0)),
 						  NameStr(*PG_GETARG_NAME(2)), before,
 						  PG_GETARG_INT32(3)));
-}
-
-/* rolled_up(target): its part of the rollup, for who may read the table */
-Datum
-jobstate_rolled_up(PG_FUNCTION_ARGS)
-{
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Oid			target = PG_GETARG_OID(0);
-	Oid			type = OIDOID;
-	Datum		value = ObjectIdGetDatum(target);
-	JobstateRole role;
-	uint64		i;
-
-	InitMaterializedSRF(fcinfo, 0);
-	(void) jobstate_attachment(target);
-	jobstate_counts_check_rights(target);
-	role = jobstate_become(jobstate_catalog()->owner);
-	jobstate_spi_connect();
-	if (SPI_execute_with_args("SELECT group_key, state_id, day, n FROM jobstate.rollup"
-							  " WHERE target OPERATOR(pg_catalog.=) $1",
-							  1, &type, &value, NULL, true, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read the rollup");
-	for (i = 0; i < SPI_processed; i++)
-		tuplestore_puttuple(rsinfo->setResult, SPI_tuptable->vals[i]);
-	jobstate_spi_finish();
-	jobstate_return(role);
-	return (Datum) 0;
 }

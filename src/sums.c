@@ -74,6 +74,7 @@ make_sum(JobstateSums *sums, JobstateSum *probe)
 	sum->key = MemoryContextAlloc(sums->context, VARSIZE(probe->key));
 	memcpy(sum->key, probe->key, VARSIZE(probe->key));
 	sum->counted = false;
+	sum->asked = false;
 	sum->nstates = 0;
 	sum->maxstates = 4;
 	sum->state = MemoryContextAlloc(sums->context,
@@ -157,6 +158,17 @@ jobstate_sums_get(JobstateSum *sum, int16 state_id)
 		if (sum->state[2 * i] == state_id)
 			return sum->state[2 * i + 1];
 	return 0;
+}
+
+bool
+jobstate_sums_is_zero(JobstateSum *sum)
+{
+	int			i;
+
+	for (i = 0; i < sum->nstates; i++)
+		if (sum->state[2 * i + 1] != 0)
+			return false;
+	return true;
 }
 
 /* All sums, in an array. */

@@ -15,6 +15,7 @@ typedef struct JobstateSum
 	uint32		hash;
 	ArrayType  *key;
 	bool		counted;		/* the epoch's marker was among the rows */
+	bool		asked;			/* wanted even where it is zero */
 	int			nstates;
 	int			maxstates;
 	int64	   *state;			/* pairs of state id and count */
@@ -29,6 +30,7 @@ extern JobstateSum *jobstate_sums_find(JobstateSums *sums, int64 epoch,
 extern void jobstate_sums_add(JobstateSum *sum, int16 state_id, int64 n);
 extern void jobstate_sums_add_row(JobstateSums *sums, JobstateLogRow *row);
 extern void jobstate_sums_add_tally(JobstateSums *sums, JobstateTally *tally);
+extern bool jobstate_sums_is_zero(JobstateSum *sum);
 extern int64 jobstate_sums_get(JobstateSum *sum, int16 state_id);
 extern int	jobstate_sums_list(JobstateSums *sums, JobstateSum ***list);
 extern int	jobstate_sums_to_rows(JobstateSum *sum, JobstateLogRow *row);

@@ -108,7 +108,7 @@ id_column(Oid target)
 	return name;
 }
 
-/* A state as a literal of the state column's type. */
+/* A state as a literal of the state column's type, below any domain. */
 char *
 jobstate_state_literal(JobstateAttachment *attachment, int state)
 {
@@ -118,7 +118,7 @@ jobstate_state_literal(JobstateAttachment *attachment, int state)
 
 	return psprintf("%s::%s",
 					quote_literal_cstr(by_id ? psprintf("%d", which->id) : which->name),
-					format_type_be_qualified(attachment->state_type));
+					format_type_be_qualified(getBaseType(attachment->state_type)));
 }
 
 /* "state = this or that", for the states that are wanted */
@@ -126,7 +126,9 @@ char *
 jobstate_state_condition(JobstateAttachment *attachment, Bitmapset *states)
 {
 	StringInfoData sql;
-	const char *column = quote_identifier(NameStr(attachment->state_column));
+	char	   *column = psprintf("%s::%s",
+								  quote_identifier(NameStr(attachment->state_column)),
+								  format_type_be_qualified(getBaseType(attachment->state_type)));
 	int			state = -1;
 
 	initStringInfo(&sql);

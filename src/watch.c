@@ -84,7 +84,7 @@ watch_insert(JobstateWatched *watched, TriggerData *event)
 
 	jobstate_fact_read(watched, event->tg_trigslot, &new);
 	jobstate_guard_state(watched, event->tg_relation, event->tg_trigslot, &new);
-	if (event->tg_relation->rd_rel->relispartition &&
+	if (watched->relid != watched->attachment->target &&
 		take_half(watched, event->tg_trigtuple, &from))
 		jobstate_guard_move(watched, event->tg_relation, event->tg_trigslot,
 							from, new.state);
@@ -123,7 +123,8 @@ watch_delete(JobstateWatched *watched, TriggerData *event)
 	jobstate_fact_read(watched, event->tg_trigslot, &old);
 	if (old.state < 0)
 		return;
-	if (HeapTupleHeaderIndicatesMovedPartitions(event->tg_trigtuple->t_data))
+	if (watched->relid != watched->attachment->target &&
+		HeapTupleHeaderIndicatesMovedPartitions(event->tg_trigtuple->t_data))
 		remember_half(watched, event->tg_trigtuple, old.state);
 	jobstate_tally_add(watched->attachment, &old, -1);
 }

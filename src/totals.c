@@ -1,0 +1,129 @@
+/*
+ * src/totals.c
+ *
+ * What is there and what was rolled up, together.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "utils/builtins.h"
+
+#include "catalog.h"
+#include "counts.h"
+#include "error.h"
+
+PG_FUNCTION_INFO_V1(jobstate_totals);
+
+/*
+ * Adds the table's part of the rollup, in the spelling of keys that the live
+ * counts have.
+ */
+static void
+read_rollup(JobstateAttachment *attachment, JobstateTallySet *spelling,
+			JobstateSums *rolled)
+{
+	Oid			type = OIDOID;
+	Datum		value = ObjectIdGetDatum(attachment->target);
+	JobstateRole role = jobstate_become(jobstate_catalog()->owner);
+	uint64		i;
+
+	jobstate_spi_connect();
+	if (SPI_execute_with_args("SELECT group_key, state_id, pg_catalog.sum(n)::bigint"
+							  " FROM jobstate.rollup"
+							  " WHERE target OPERATOR(pg_catalog.=) $1"
+							  " GROUP BY group_key, state_id",
+							  1, &type, &value, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the rollup");
+	for (i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	tuple = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		JobstateKeyValues key;
+		JobstateTally *tally;
+		bool		isnull;
+
+		(void) jobstate_key_from_jsonb(&attachment->key,
+									   DatumGetJsonbP(SPI_getbinval(tuple, desc, 1, &isnull)),
+									   attachment->target, &key);
+		tally = jobstate_tally_set_find(spelling, attachment, &key);
+		jobstate_sums_add(jobstate_sums_find(rolled, attachment->epoch,
+											 tally->hash, tally->text),
+						  DatumGetInt16(SPI_getbinval(tuple, desc, 2, &isnull)),
+						  DatumGetInt64(SPI_getbinval(tuple, desc, 3, &isnull)));
+	}
+	jobstate_spi_finish();
+	jobstate_return(role);
+}
+
+static void
+put_group(ReturnSetInfo *rsinfo, JobstateAttachment *attachment,
+		  JobstateSum *live, JobstateSum *rolled)
+{
+	JobstateMachine *machine = attachment->machine;
+	Jsonb	   *group = jobstate_key_to_jsonb(&attachment->key, live->key);
+	int			i;
+
+	for (i = 0; i < machine->nstates; i++)
+	{
+		int16		id = machine->state[i].id;
+		Datum		values[5];
+		bool		nulls[5] = {false};
+
+		values[0] = JsonbPGetDatum(group);
+		values[1] = CStringGetTextDatum(machine->state[i].name);
+		values[2] = Int64GetDatum(jobstate_counts_checked(attachment, live, i));
+		values[3] = Int64GetDatum(jobstate_sums_get(rolled, id));
+		values[4] = Int64GetDatum(DatumGetInt64(values[2]) + DatumGetInt64(values[3]));
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+}
+
+/* Groups that have rows or had some; one that was asked for in any case */
+static void
+put_all(ReturnSetInfo *rsinfo, JobstateAttachment *attachment,
+		JobstateFilter *filter, JobstateTallySet *spelling,
+		JobstateSums *live, JobstateSums *rolled)
+{
+	JobstateSum **sum;
+	int			n = jobstate_sums_list(rolled, &sum);
+	int			i;
+
+	/* make each key known to the live ones, so that one walk sees them all */
+	for (i = 0; i < n; i++)
+		(void) jobstate_sums_find(live, sum[i]->epoch, sum[i]->hash, sum[i]->key);
+	jobstate_counts_add_asked(attachment, filter, spelling, live);
+	n = jobstate_sums_list(live, &sum);
+	for (i = 0; i < n; i++)
+	{
+		JobstateSum *other = jobstate_sums_find(rolled, sum[i]->epoch,
+												sum[i]->hash, sum[i]->key);
+
+		if (sum[i]->asked || !jobstate_sums_is_zero(sum[i]) ||
+			!jobstate_sums_is_zero(other))
+			put_group(rsinfo, attachment, sum[i], other);
+	}
+}
+
+/* totals(target, group_key) returns (group_key, state, live, rolled_up, total) */
+Datum
+jobstate_totals(PG_FUNCTION_ARGS)
+{
+	JobstateTallySet *spelling = jobstate_tally_set_create(CurrentMemoryContext);
+	JobstateSums *live = jobstate_sums_create(CurrentMemoryContext);
+	JobstateSums *rolled = jobstate_sums_create(CurrentMemoryContext);
+	JobstateAttachment *attachment;
+	JobstateFilter *filter;
+
+	attachment = jobstate_counts_arguments(fcinfo, &filter);
+	InitMaterializedSRF(fcinfo, 0);
+	jobstate_counts_exact(attachment, filter, live);
+	live = jobstate_counts_merge(attachment, spelling, filter, live);
+	read_rollup(attachment, spelling, rolled);
+	rolled = jobstate_counts_merge(attachment, spelling, filter, rolled);
+	put_all((ReturnSetInfo *) fcinfo->resultinfo, attachment, filter, spelling,
+			live, rolled);
+	return (Datum) 0;
+}
