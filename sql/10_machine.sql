@@ -129,8 +129,8 @@ BEGIN
             HINT = 'States are an object of names and ids, like {"uploaded": 1}.';
     END IF;
     IF initial = '{}' THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'a machine needs an initial state',
-            HINT = 'Leave out "initial" to let rows begin in any state.';
+        RAISE invalid_parameter_value USING MESSAGE = format('machine "%s" needs an initial state', name),
+            HINT = 'Leave "initial" out to let rows begin in any state.';
     END IF;
     IF (SELECT count(*) FROM jsonb_object_keys(states)) > 256 THEN
         RAISE program_limit_exceeded USING MESSAGE = format('machine "%s" has more than 256 states', name);

@@ -36,6 +36,11 @@ CREATE FUNCTION jobstate.uncount(target regclass)
 COMMENT ON FUNCTION jobstate.uncount(regclass) IS
     'gives up a table''s counters: counts() scans it until recount() or rebuild()';
 
+CREATE FUNCTION jobstate.uncount_dropped(dropped oid)
+    RETURNS void LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'jobstate_uncount_dropped';
+COMMENT ON FUNCTION jobstate.uncount_dropped(oid) IS
+    'gives up the counters of the table that a dropped partition belonged to';
+
 CREATE FUNCTION jobstate.validate(target regclass, machine text, state_column name, group_by name[])
     RETURNS void LANGUAGE c AS 'MODULE_PATHNAME', 'jobstate_validate';
 COMMENT ON FUNCTION jobstate.validate(regclass, text, name, name[]) IS 'raises what attach() would raise before it looks at rows';
@@ -92,6 +97,7 @@ BEGIN
         IF dropped.object_type = 'table' THEN
             DELETE FROM jobstate.attachment a WHERE a.target::oid = dropped.objid;
             DELETE FROM jobstate.rollup r WHERE r.target::oid = dropped.objid;
+            PERFORM jobstate.uncount_dropped(dropped.objid);
         ELSIF dropped.object_type = 'trigger' AND dropped.address_names[3] IN ('jobstate_watch', 'jobstate_truncate') THEN
             PERFORM jobstate.uncount(to_regclass(format('%I.%I', dropped.address_names[1], dropped.address_names[2])));
         ELSIF EXISTS (SELECT FROM jobstate.attachment a

@@ -67,7 +67,7 @@ BEGIN
     IF EXISTS (SELECT FROM jobstate.attachment a
                 WHERE a.target = diagram_states.target AND a.machine <> diagram_states.machine) THEN
         RAISE invalid_parameter_value USING
-            MESSAGE = format('table %s is not attached to machine "%s"', diagram_states.target, diagram_states.machine);
+            MESSAGE = format('relation "%s" is not attached to machine "%s"', diagram_states.target, diagram_states.machine);
     END IF;
     RETURN QUERY
     WITH live AS (SELECT c.state, sum(c.n) AS n

@@ -48,7 +48,7 @@ REVOKE EXECUTE ON FUNCTION
     jobstate.check_stranded(text, jsonb), jobstate.rows_now(regclass, smallint),
     jobstate.attach(regclass, text, name, name[]), jobstate.detach(regclass),
     jobstate.rebuild(regclass), jobstate.recount(regclass), jobstate.uncount(regclass),
-    jobstate.transition(regclass, bigint[], text, text),
+    jobstate.uncount_dropped(oid), jobstate.transition(regclass, bigint[], text, text),
     jobstate.take(regclass, text, text, jsonb, integer),
     jobstate.prune(regclass, interval, name, integer), jobstate.fold() FROM PUBLIC;
 REVOKE EXECUTE ON PROCEDURE jobstate.maintain() FROM PUBLIC;

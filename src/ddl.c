@@ -10,8 +10,10 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
@@ -22,7 +24,9 @@
 #include "nodes/makefuncs.h"
 #include "nodes/parsenodes.h"
 #include "parser/parse_type.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -36,6 +40,7 @@
 
 PG_FUNCTION_INFO_V1(jobstate_ddl_command_end);
 PG_FUNCTION_INFO_V1(jobstate_uncount);
+PG_FUNCTION_INFO_V1(jobstate_uncount_dropped);
 PG_FUNCTION_INFO_V1(jobstate_watch_truncate);
 
 /* The watched table that relid is or is part of gets an epoch without marker. */
@@ -44,8 +49,46 @@ uncount(Oid relid)
 {
 	Oid			root = jobstate_attached_root(relid);
 
-	if (OidIsValid(root))
-		(void) jobstate_attachment_set_epoch(root);
+	if (!OidIsValid(root))
+		return;
+	LockRelationOid(root, ShareUpdateExclusiveLock);
+	(void) jobstate_attachment_set_epoch(root);
+}
+
+/*
+ * A table was dropped: what was it a partition of?  Its row in pg_inherits is
+ * deleted by this transaction, but the tuple is still there to be seen.
+ */
+static Oid
+parent_of_dropped(Oid relid)
+{
+	Relation	rel = table_open(InheritsRelationId, AccessShareLock);
+	Oid			parent = InvalidOid;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_pg_inherits_inhrelid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(relid));
+	scan = systable_beginscan(rel, InheritsRelidSeqnoIndexId, true, SnapshotAny,
+							  1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		if (TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetUpdateXid(tuple->t_data)))
+			parent = ((Form_pg_inherits) GETSTRUCT(tuple))->inhparent;
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return parent;
+}
+
+/* uncount_dropped(oid) returns void: its rows left the table it belonged to */
+Datum
+jobstate_uncount_dropped(PG_FUNCTION_ARGS)
+{
+	Oid			parent = parent_of_dropped(PG_GETARG_OID(0));
+
+	if (OidIsValid(parent) && get_rel_name(parent) != NULL)
+		uncount(parent);
+	PG_RETURN_VOID();
 }
 
 /* uncount(target) returns void */
