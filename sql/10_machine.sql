@@ -28,6 +28,19 @@ CREATE FUNCTION jobstate.parse_transition(line text, OUT from_name text, OUT to_
 $$;
 COMMENT ON FUNCTION jobstate.parse_transition(text) IS 'takes "from -> to: event" apart; nulls where it is not of that form';
 
+-- Does a state column hold ids (else names)?
+CREATE FUNCTION jobstate.holds_ids(target regclass, state_column name)
+    RETURNS boolean LANGUAGE sql STABLE STRICT
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    WITH RECURSIVE type (oid) AS (
+        SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = target AND a.attname = state_column
+        UNION ALL
+        SELECT t.typbasetype FROM type JOIN pg_type t ON t.oid = type.oid WHERE t.typbasetype <> 0)
+    SELECT EXISTS (SELECT FROM type WHERE type.oid IN ('smallint'::regtype, 'integer'::regtype))
+$$;
+COMMENT ON FUNCTION jobstate.holds_ids(regclass, name) IS 'whether a state column holds ids; else it holds names';
+
 -- Refuses a definition that is not sound by itself.
 CREATE FUNCTION jobstate.check_definition(states jsonb, transitions text[], initial text[], terminal text[])
     RETURNS void LANGUAGE plpgsql IMMUTABLE
@@ -37,7 +50,10 @@ DECLARE
     known text := (SELECT string_agg(k, ', ' ORDER BY k) FROM jsonb_object_keys(states) k);
     bad   text;
 BEGIN
-    SELECT s.key || ': ' || s.value INTO bad FROM jsonb_each(states) s
+    IF array_position(transitions || initial || terminal, NULL) IS NOT NULL THEN
+        RAISE null_value_not_allowed USING MESSAGE = 'transitions and states must not be null';
+    END IF;
+    SELECT format('"%s": %s', s.key, s.value) INTO bad FROM jsonb_each(states) s
      WHERE s.key !~ '^[^\s:]+$' OR s.key LIKE '%->%' OR jsonb_typeof(s.value) <> 'number'
         OR s.value::text !~ '^-?[0-9]{1,5}$' OR s.value::text::int NOT BETWEEN -32768 AND 32767 LIMIT 1;
     IF bad IS NOT NULL THEN
@@ -48,17 +64,17 @@ BEGIN
     IF bad IS NOT NULL THEN
         RAISE invalid_parameter_value USING MESSAGE = format('state id %s is given more than once', bad);
     END IF;
-    SELECT coalesce(l, 'null') INTO bad FROM unnest(transitions) l
+    SELECT l INTO bad FROM unnest(transitions) l
      WHERE (jobstate.parse_transition(l)).from_name IS NULL LIMIT 1;
     IF FOUND THEN
         RAISE invalid_parameter_value USING MESSAGE = format('invalid transition "%s"', bad),
             HINT = 'A transition is "from -> to" or "from -> to: event".';
     END IF;
-    SELECT coalesce(n, 'null') INTO bad
+    SELECT n INTO bad
       FROM (SELECT unnest(ARRAY[t.from_name, t.to_name]) AS n
               FROM unnest(transitions) l, jobstate.parse_transition(l) t
             UNION ALL SELECT unnest(initial) UNION ALL SELECT unnest(terminal)) named
-     WHERE n IS NULL OR NOT states ? n LIMIT 1;
+     WHERE NOT states ? n LIMIT 1;
     IF FOUND THEN
         RAISE invalid_parameter_value USING MESSAGE = format('unknown state "%s"', bad),
             HINT = format('States of the machine: %s.', known);
@@ -87,9 +103,8 @@ BEGIN
     FOR gone IN
         SELECT a.target, s.name, s.state_id
           FROM jobstate.attachment a JOIN jobstate.state s USING (machine)
-          JOIN pg_attribute c ON c.attrelid = a.target AND c.attname = a.state_column
          WHERE a.machine = machine_name
-           AND CASE WHEN c.atttypid IN ('smallint'::regtype, 'integer'::regtype)
+           AND CASE WHEN jobstate.holds_ids(a.target, a.state_column)
                     THEN s.state_id NOT IN (SELECT value::text::int FROM jsonb_each(states))
                     ELSE states ->> s.name IS DISTINCT FROM s.state_id::text END
          ORDER BY a.target, s.state_id
@@ -101,7 +116,7 @@ BEGIN
         IF rows > 0 THEN
             RAISE check_violation USING
                 MESSAGE = format('cannot remove or renumber state "%s" of machine "%s"', gone.name, machine_name),
-                DETAIL = format('%s rows of table %s are in it or were rolled up from it.', rows, gone.target),
+                DETAIL = format('Rows of table %s that are in it or were rolled up from it: %s.', gone.target, rows),
                 HINT = 'Keep the state; leave out the transitions that lead to it.';
         END IF;
     END LOOP;

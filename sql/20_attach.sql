@@ -61,8 +61,7 @@ BEGIN
         RETURN NEXT;
         RETURN;
     END;
-    SELECT atttypid IN ('smallint'::regtype, 'integer'::regtype) INTO by_id
-      FROM pg_attribute WHERE attrelid = target AND attname = state_column;
+    by_id := jobstate.holds_ids(target, state_column);
     RETURN QUERY EXECUTE format($q$
         SELECT CASE WHEN t.%1$I IS NULL THEN 'rows without a state' ELSE 'rows in an unknown state' END,
                format('%%s rows: %%s', count(*), coalesce(t.%1$I::text, 'null')),

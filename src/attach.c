@@ -34,6 +34,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
+#include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -505,6 +506,7 @@ jobstate_recount_uncounted(PG_FUNCTION_ARGS)
 {
 	if (PG_ARGISNULL(0))
 		jobstate_error_null("target");
+	PreventCommandIfReadOnly("recount()");
 	require_owner(PG_GETARG_OID(0));
 	PG_RETURN_INT64(jobstate_attach_recount(PG_GETARG_OID(0)));
 }

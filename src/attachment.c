@@ -453,12 +453,17 @@ attno(Oid relid, const NameData *name)
 JobstateWatched *
 jobstate_watched(Oid relid)
 {
-	JobstateWatched *watched = hash_search(watched_tables, &relid, HASH_FIND, NULL);
+	static JobstateWatched *last = NULL;
+	JobstateWatched *watched = last;
 	JobstateWatched made;
 	JobstateAttachment *attachment;
 	Oid			root;
 	int			i;
 
+	/* rows come one after the other from one table; entries are never removed */
+	if (watched == NULL || watched->relid != relid)
+		watched = hash_search(watched_tables, &relid, HASH_FIND, NULL);
+	last = watched;
 	if (watched != NULL && !watched->outdated &&
 		!watched->attachment->outdated &&
 		watched->generation == jobstate_catalog_generation())

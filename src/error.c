@@ -25,14 +25,25 @@
 #include "error.h"
 
 static bool
-may_read(Relation rel, AttrNumber attno)
+may_read_in(Oid relid, AttrNumber attno)
 {
-	Oid			relid = RelationGetRelid(rel);
-
-	if (check_enable_rls(relid, InvalidOid, true) == RLS_ENABLED)
-		return false;
 	return pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) == ACLCHECK_OK ||
 		pg_attribute_aclcheck(relid, attno, GetUserId(), ACL_SELECT) == ACLCHECK_OK;
+}
+
+/* May the role read this column of the row, in the partition or in the whole? */
+static bool
+may_read(JobstateWatched *watched, Relation rel, AttrNumber attno)
+{
+	Oid			relid = RelationGetRelid(rel);
+	Oid			root = watched->attachment->target;
+
+	if (check_enable_rls(relid, InvalidOid, true) == RLS_ENABLED ||
+		check_enable_rls(root, InvalidOid, true) == RLS_ENABLED)
+		return false;
+	return may_read_in(relid, attno) ||
+		(root != relid &&
+		 may_read_in(root, get_attnum(root, get_attname(relid, attno, false))));
 }
 
 static void
@@ -54,7 +65,7 @@ append_value(StringInfo buf, Form_pg_attribute attr, TupleTableSlot *slot)
 
 /* "row (id=7)", or just "row" where the key is none or may not be read */
 static char *
-describe_row(Relation rel, TupleTableSlot *slot)
+describe_row(JobstateWatched *watched, Relation rel, TupleTableSlot *slot)
 {
 	StringInfoData buf;
 	Oid			index = jobstate_primary_key(rel);
@@ -76,7 +87,7 @@ describe_row(Relation rel, TupleTableSlot *slot)
 		Form_pg_attribute attr = TupleDescAttr(RelationGetDescr(rel),
 											   form->indkey.values[i] - 1);
 
-		if (!may_read(rel, attr->attnum))
+		if (!may_read(watched, rel, attr->attnum))
 		{
 			ReleaseSysCache(tuple);
 			return "row";
@@ -146,13 +157,13 @@ jobstate_error_illegal_move(JobstateWatched *watched, Relation rel,
 							TupleTableSlot *slot, int from, int to)
 {
 	JobstateMachine *machine = watched->attachment->machine;
-	bool		show = may_read(rel, watched->state_attno);
+	bool		show = may_read(watched, rel, watched->state_attno);
 
 	ereport(ERROR,
 			(errcode(ERRCODE_CHECK_VIOLATION),
 			 errmsg("illegal state transition in relation \"%s\"",
 					RelationGetRelationName(rel)),
-			 show ? errdetail("%s: %s -> %s", describe_row(rel, slot),
+			 show ? errdetail("%s: %s -> %s", describe_row(watched, rel, slot),
 							  machine->state[from].name,
 							  machine->state[to].name) : 0,
 			 show ? hint_next(machine, from) : 0,
@@ -169,8 +180,8 @@ jobstate_error_illegal_insert(JobstateWatched *watched, Relation rel,
 			(errcode(ERRCODE_CHECK_VIOLATION),
 			 errmsg("illegal initial state in relation \"%s\"",
 					RelationGetRelationName(rel)),
-			 may_read(rel, watched->state_attno) ?
-			 errdetail("%s: %s", describe_row(rel, slot),
+			 may_read(watched, rel, watched->state_attno) ?
+			 errdetail("%s: %s", describe_row(watched, rel, slot),
 					   machine->state[state].name) : 0,
 			 errhint("Allowed initial states: %s.",
 					 list_states(machine, is_initial, 0)),
@@ -192,9 +203,9 @@ jobstate_error_unknown_state(JobstateWatched *watched, Relation rel,
 			(errcode(ERRCODE_CHECK_VIOLATION),
 			 errmsg("unknown state in column \"%s\" of relation \"%s\"",
 					NameStr(attr->attname), RelationGetRelationName(rel)),
-			 may_read(rel, watched->state_attno) ?
+			 may_read(watched, rel, watched->state_attno) ?
 			 errdetail("%s: %s is no state of machine \"%s\".",
-					   describe_row(rel, slot), buf.data, machine->name) : 0,
+					   describe_row(watched, rel, slot), buf.data, machine->name) : 0,
 			 errhint("States of the machine: %s.",
 					 list_states(machine, is_any, 0)),
 			 err_where(watched, rel)));
@@ -482,9 +493,11 @@ jobstate_error_no_key(Oid target, bool single)
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 single ?
-			 errmsg("relation \"%s\" has no primary key of one integer column",
+			 errmsg("relation \"%s\" has no integer column that identifies a row",
 					get_rel_name(target)) :
-			 errmsg("relation \"%s\" has no primary key", get_rel_name(target))));
+			 errmsg("relation \"%s\" has no primary key", get_rel_name(target)),
+			 single ?
+			 errhint("Give it a primary key of one integer column, or a unique integer column that is not null.") : 0));
 }
 
 void

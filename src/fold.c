@@ -44,7 +44,7 @@
 PG_FUNCTION_INFO_V1(jobstate_fold_all);
 
 /* base_recent is rewritten above this size, and moved on above half of it */
-#define RECENT_FULL		((BlockNumber) 64)
+#define RECENT_FULL		((BlockNumber) 32)
 #define ROWS_PER_BLOCK	75
 
 /* A settled table below this size is not worth a rewrite */

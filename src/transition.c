@@ -9,6 +9,7 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
@@ -80,30 +81,51 @@ kept_plan(const char *sql, JobstateParams *params)
 	return plan;
 }
 
-/* The table's primary key column, quoted; it must be one integer. */
+/* The column, if this index makes one integer column identify a row. */
+static Form_pg_attribute
+identified_by(Relation rel, Oid index)
+{
+	HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
+	Form_pg_attribute attr = NULL;
+	Form_pg_index form;
+
+	if (!HeapTupleIsValid(tuple))
+		return NULL;
+	form = (Form_pg_index) GETSTRUCT(tuple);
+	if (form->indisunique && form->indisvalid && form->indimmediate &&
+		form->indnkeyatts == 1 && form->indkey.values[0] > 0 &&
+		heap_attisnull(tuple, Anum_pg_index_indpred, NULL))
+	{
+		Oid			type;
+
+		attr = TupleDescAttr(RelationGetDescr(rel), form->indkey.values[0] - 1);
+		type = getBaseType(attr->atttypid);
+		if (!attr->attnotnull ||
+			(type != INT2OID && type != INT4OID && type != INT8OID))
+			attr = NULL;
+	}
+	ReleaseSysCache(tuple);
+	return attr;
+}
+
+/*
+ * The column that the verbs' ids are of, quoted: the primary key if it is one
+ * integer, or else a unique integer column that is not null.
+ */
 static const char *
 id_column(Oid target)
 {
 	Relation	rel = table_open(target, AccessShareLock);
-	Oid			index = jobstate_primary_key(rel);
-	const char *name = NULL;
-	HeapTuple	tuple;
+	Form_pg_attribute attr = identified_by(rel, jobstate_primary_key(rel));
+	const char *name;
+	ListCell   *cell;
 
-	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
-	if (HeapTupleIsValid(tuple))
-	{
-		Form_pg_index form = (Form_pg_index) GETSTRUCT(tuple);
-		Form_pg_attribute attr = TupleDescAttr(RelationGetDescr(rel),
-											   form->indkey.values[0] - 1);
-		Oid			type = getBaseType(attr->atttypid);
-
-		if (form->indnkeyatts == 1 &&
-			(type == INT2OID || type == INT4OID || type == INT8OID))
-			name = pstrdup(quote_identifier(NameStr(attr->attname)));
-		ReleaseSysCache(tuple);
-	}
-	if (name == NULL)
+	foreach(cell, RelationGetIndexList(rel))
+		if (attr == NULL)
+			attr = identified_by(rel, lfirst_oid(cell));
+	if (attr == NULL)
 		jobstate_error_no_key(target, true);
+	name = pstrdup(quote_identifier(NameStr(attr->attname)));
 	table_close(rel, NoLock);
 	return name;
 }
