@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+"""The oracle harness: random sessions on attached tables, and after each round a recount that must agree.
+
+usage: main.py [--seed N] [--seconds S] [--rounds N] [--sessions K] [--length L] [--print]
+
+Connects as libpq's environment says, as a superuser, to a database of its own. What the sessions do follows from the
+seed alone; how they meet does not. A failure prints the seed, the difference and where the sessions' statements are.
+"""
+
+import argparse
+import os
+import random
+import sys
+import tempfile
+import time
+
+import psycopg
+
+import compare
+from rounds import Alone, Apart, Rebuilder, Writer
+from schema import ECHO, PREPARE, tables
+from script import walk
+from session import Session, Stage, Watchdog
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seed", type=int, default=random.randrange(10 ** 6))
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--rounds", type=int, default=10 ** 9, help="stop after so many rounds")
+    parser.add_argument("--sessions", type=int, default=6)
+    parser.add_argument("--length", type=int, default=12, help="transactions of a session in a round")
+    parser.add_argument("--kind", choices=("together", "apart", "alone", "rebuilt"), help="only rounds of this kind")
+    parser.add_argument("--print", action="store_true", help="print each round's scripts")
+    parser.add_argument("--dsn", default="")
+    return parser.parse_args()
+
+
+class Harness:
+    def __init__(self, options):
+        self.options = options
+        self.tables = tables(options.sessions)
+        self.db = psycopg.connect(options.dsn, autocommit=True)
+        self.totals = {}
+        self.errors = {}
+
+    def build(self):
+        self.db.execute("SET client_min_messages = warning")
+        for statement in PREPARE:
+            self.db.execute(statement)
+        for table in self.tables:
+            for statement in table.ddl():
+                self.db.execute(statement)
+        for statement in ECHO:
+            self.db.execute(statement)
+        self.own_relations = [row[0] for row in self.db.execute(
+            "SELECT oid::int FROM pg_class WHERE relnamespace = 'jobstate'::regnamespace")]
+
+    # a round
+
+    def kind(self, number):
+        return self.options.kind or ("together", "apart", "alone", "together", "rebuilt")[number % 5]
+
+    def scripts(self, kind, number):
+        options, seed = self.options, f"{self.options.seed}/{number}"
+        if kind == "alone":
+            return [Alone(seed, self.tables).script(options.length)]
+        if kind == "apart":
+            return [Apart(seed, self.tables, n, options.sessions).script(options.length) for n in range(options.sessions)]
+        makers = [Writer] * options.sessions
+        if kind == "rebuilt":
+            makers[0] = Rebuilder
+        return [maker(seed, self.tables, n, options.sessions, False).script(options.length) for n, maker in enumerate(makers)]
+
+    def play(self, kind, number):
+        """Runs one round and returns its sessions and what went wrong."""
+        if kind == "apart":
+            self.db.execute("TRUNCATE oracle.parent CASCADE")
+        stage = Stage(self.options.dsn, kind == "apart", self.own_relations)
+        stage.rebuilt = kind == "rebuilt"
+        sessions = [Session(stage, n, script) for n, script in enumerate(self.scripts(kind, number))]
+        watchdog = Watchdog(stage)
+        for thread in (watchdog, *sessions):
+            thread.start()
+        for session in sessions:
+            session.join()
+        watchdog.over.set()
+        watchdog.join()
+        for gid, in self.db.execute("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()").fetchall():
+            self.db.execute(f"COMMIT PREPARED '{gid}'")
+        return sessions, stage.failures
+
+    def compare(self):
+        """All sessions are quiet: every way to ask must tell the same, before a fold and after it."""
+        for after in ("", "SELECT jobstate.fold()"):
+            if after:
+                self.db.execute(after)
+            for table in self.tables:
+                if table.part_of:
+                    continue
+                for question in (compare.counts, compare.verify, compare.rolled_up, compare.totals):
+                    found = self.db.execute(question(table).sql).fetchall()
+                    if found:
+                        yield f"{question.__name__} of {table.name} {after and 'after a fold'}: {found}\n  {question(table).sql}"
+        yield from self.count_again()
+
+    def count_again(self):
+        """What gave up its counters gets them back; elsewhere they must still be there."""
+        self.db.execute("CALL jobstate.maintain()")
+        for table in self.tables:
+            if not table.part_of and not self.db.execute(f"SELECT jobstate.counted('{table.name}')").fetchone()[0]:
+                yield f"{table.name} is uncounted"
+
+    # telling
+
+    def add_up(self, sessions):
+        for session in sessions:
+            for name, n in session.counted.items():
+                self.totals[name] = self.totals.get(name, 0) + n
+            for entry in session.log:
+                if entry[3]:
+                    self.errors[entry[3]] = self.errors.get(entry[3], 0) + 1
+
+    def tell_failure(self, kind, number, sessions, failures):
+        folder = tempfile.mkdtemp(prefix="oracle-")
+        for session in sessions:
+            with open(os.path.join(folder, f"session-{session.number}.sql"), "w") as file:
+                for started, ended, text, code, result in session.log:
+                    file.write(f"-- {started} to {ended}: {code or ''} {str(result).strip()!r}\n{text}\n")
+        print(f"FAILED: --seed {self.options.seed} --sessions {self.options.sessions} --length {self.options.length},"
+              f" round {number} ({kind})", *failures, f"what the sessions did: {folder}", sep="\n", flush=True)
+
+    def run(self):
+        self.build()
+        until = time.monotonic() + self.options.seconds
+        number = 0
+        while time.monotonic() < until and number < self.options.rounds:
+            kind = self.kind(number)
+            if self.options.print:
+                for n, script in enumerate(self.scripts(kind, number)):
+                    print(f"-- round {number} ({kind}), session {n}", *script.settings,
+                          *(line for step in script.steps for line in walk(step)), sep="\n")
+            sessions, failures = self.play(kind, number)
+            self.add_up(sessions)
+            failures = failures or list(self.compare())
+            if failures:
+                self.tell_failure(kind, number, sessions, failures)
+                return 1
+            number += 1
+        print(f"ok: seed {self.options.seed}, {number} rounds,", ", ".join(f"{n} {name}" for name, n in self.totals.items()),
+              "refused:", self.errors)
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(Harness(arguments()).run())

@@ -1,0 +1,174 @@
+"""The kinds of rounds: which scripts the sessions get."""
+
+import random
+
+import compare
+from operations import ORPHANED, TAKEN, Operations
+from schema import RANGED_MIDDLE
+from script import LATE, Block, Script, Statement, Transaction
+
+ISOLATION = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
+ZONES = ("UTC", "Asia/Kolkata", "America/St_Johns", "Pacific/Chatham")
+STYLES = ("ISO, MDY", "SQL, DMY", "German, YMD", "Postgres, MDY")
+INTERVALS = ("postgres", "iso_8601", "sql_standard", "postgres_verbose")
+
+
+def settings(random):
+    return ["SET deadlock_timeout = '30ms'", "SET lock_timeout = '400ms'",
+            f"SET timezone = '{random.choice(ZONES)}'", f"SET datestyle = '{random.choice(STYLES)}'",
+            f"SET intervalstyle = '{random.choice(INTERVALS)}'", f"SET extra_float_digits = {random.choice((-15, 0, 3))}",
+            f"SET bytea_output = '{random.choice(('hex', 'escape'))}'",
+            f"SET search_path = {random.choice(('public', 'oracle, pg_catalog', 'pg_temp'))}"]
+
+
+class Writer:
+    """Makes one session's script."""
+
+    def __init__(self, seed, tables, session, sessions, apart):
+        self.random = random.Random(f"{seed}/{session}")
+        mine = [t for t in tables if t.written and t.owner in (None, session)]
+        self.ops = Operations(self.random, mine, session, sessions, apart)
+        self.tables = mine
+        self.apart = apart
+        self.by_name = {table.name: table for table in tables}
+        self.usual = frozenset() if apart else LATE
+
+    # bodies of transactions
+
+    def body(self, length, depth=1):
+        """Writes, some under savepoints, some refused."""
+        parts = []
+        for _ in range(length):
+            choice = self.random.random()
+            if choice < 0.2 and depth < 4:
+                parts.append(Block(self.body(self.random.randint(1, 3), depth + 1), self.random.random() < 0.5))
+            elif choice < 0.3:
+                parts.append(Block([self.ops.illegal(self.ops.table())]))
+            else:
+                parts.extend(self.ops.any())
+        return parts
+
+    def checked(self, body, isolation):
+        """A comparison after each statement, where nobody else can change what is compared."""
+        parts = []
+        for part in body:
+            parts.append(Block(self.checked(part.body, isolation), part.keep) if isinstance(part, Block) else part)
+            parts.append(self.comparison(isolation))
+        return parts
+
+    def comparison(self, isolation):
+        """In a snapshot that stays, any table; else only one that nobody else writes."""
+        if isolation == "READ COMMITTED" and not self.alone:
+            table = self.random.choice([t for t in self.tables if t.owner is not None and not t.part_of])
+        else:
+            table = self.by_name[self.ops.table().attached]
+        made = compare.counts(table) if self.random.random() < 0.7 else compare.one_group(self.ops, table)
+        made.may = LATE if not self.apart else frozenset()
+        return made
+
+    alone = False
+
+    def transaction(self, isolation, length, checks=0.3):
+        body = self.body(length)
+        if self.random.random() < checks:
+            body = self.checked(body, isolation)
+        end = self.random.choices(("COMMIT", "ROLLBACK", "PREPARE", "COMMIT AND CHAIN; ROLLBACK"), (12, 2, 3, 1))[0]
+        if end == "PREPARE" and not self.apart and self.random.random() < 0.3:
+            body.append(self.ops.truncate(self.ops.table()))
+        return Transaction(f"BEGIN ISOLATION LEVEL {isolation}", body, end,
+                           self.random.choice(("COMMIT", "COMMIT", "ROLLBACK")), self.usual | ORPHANED)
+
+    def procedure(self):
+        """Commits in the middle of a statement."""
+        parts = []
+        for _ in range(self.random.randint(2, 4)):
+            statement = self.ops.update(self.ops.table())
+            parts.append(f"{statement.sql}; {self.random.choice(('COMMIT', 'COMMIT', 'ROLLBACK'))};")
+        return Statement(f"DO $$ BEGIN {' '.join(parts)} END $$", self.usual | ORPHANED | TAKEN)
+
+    def implicit(self):
+        """Several statements in one message: one transaction without a BEGIN."""
+        statements = [self.ops.any()[-1] for _ in range(3)]
+        return Statement("; ".join(s.sql for s in statements if s.copy is None), frozenset.union(*(s.may for s in statements), ORPHANED))
+
+    def fold(self):
+        return self.random.choice((Statement("SELECT jobstate.fold()", self.usual), Statement("SELECT jobstate.fold()", self.usual),
+                                   Statement("CALL jobstate.maintain()", self.usual)))
+
+    def truncate(self):
+        truncate = self.ops.truncate(self.ops.table())
+        body = [*self.body(1), self.random.choice((truncate, Block([truncate, *self.body(1)], False))), *self.body(1)]
+        return Transaction("BEGIN", body, self.random.choice(("COMMIT", "ROLLBACK")), may=self.usual | ORPHANED)
+
+    def prune(self, isolation):
+        tables = [t for t in self.tables if not t.part_of and (t.owner is not None or not self.apart)]
+        return Transaction(f"BEGIN ISOLATION LEVEL {isolation}", [*self.body(1), self.ops.prune(self.random.choice(tables))],
+                           self.random.choice(("COMMIT", "COMMIT", "ROLLBACK", "PREPARE")), may=self.usual | ORPHANED)
+
+    def reader(self):
+        """Keeps a snapshot while others fold, and compares all the while."""
+        isolation = self.random.choice(ISOLATION[1:])
+        body = []
+        for _ in range(self.random.randint(3, 6)):
+            if self.random.random() < 0.4:
+                body.append(Block(self.ops.any(), self.random.random() < 0.7))
+            body += [Statement(f"SELECT pg_sleep({self.random.uniform(0, 0.05):.3f})"), self.comparison(isolation)]
+        return Transaction(f"BEGIN ISOLATION LEVEL {isolation}", body, self.random.choice(("COMMIT", "ROLLBACK")),
+                           may=self.usual | ORPHANED)
+
+    def step(self):
+        isolation = self.random.choice(ISOLATION)
+        return self.random.choices(
+            (lambda: self.transaction(isolation, self.random.randint(1, 5)), lambda: self.implicit(), lambda: self.procedure(),
+             lambda: self.fold(), lambda: self.truncate(), lambda: self.prune(isolation), lambda: self.reader()),
+            (10, 2, 1, 2, 0.4, 1, 1.5))[0]()
+
+    def script(self, length):
+        return Script(settings(self.random), [self.step() for _ in range(length)])
+
+
+class Apart(Writer):
+    """Nobody wants what another one has, so nobody may be late: all that they share are groups."""
+
+    def __init__(self, seed, tables, session, sessions):
+        super().__init__(seed, tables, session, sessions, True)
+        self.serializable = random.Random(f"{seed}/isolation").random() < 0.4
+        if self.serializable:
+            self.tables = self.ops.tables = [t for t in self.tables if t.owner is not None]
+
+    def step(self):
+        isolation = "SERIALIZABLE" if self.serializable else self.random.choice(ISOLATION[:2])
+        return self.random.choices(
+            (lambda: self.transaction(isolation, self.random.randint(1, 5), 0 if self.serializable else 0.3),
+             lambda: self.implicit(), lambda: self.fold(), lambda: self.prune(isolation)), (10, 2, 2, 1))[0]()
+
+
+class Alone(Writer):
+    """One session that may do anything, compared after every statement."""
+
+    alone = True
+
+    def __init__(self, seed, tables):
+        super().__init__(seed, tables, 0, 1, False)
+
+    def transaction(self, isolation, length, checks=1):
+        return super().transaction(isolation, length, checks)
+
+
+class Rebuilder(Writer):
+    """Takes tables' counters away and gives them back while others write."""
+
+    def step(self):
+        table = self.by_name[self.ops.table().attached]
+        whole = f"'{table.name}'::regclass"
+        off, on = (f"ALTER TABLE {table.name} {what} TRIGGER jobstate_watch" for what in ("DISABLE", "ENABLE ALWAYS"))
+        choices = [
+            [f"SELECT jobstate.rebuild({whole})"],
+            [f"SELECT jobstate.uncount({whole})", "COMMIT", "BEGIN", f"SELECT jobstate.recount({whole})"],
+            [f"SELECT jobstate.detach({whole})", table.attach()],
+            [off, self.ops.update(table).sql if table.written else "SELECT 1", on, "COMMIT", "BEGIN", f"SELECT jobstate.recount({whole})"],
+            [f"SELECT jobstate.uncount({whole})", f"SELECT jobstate.recount({whole})"],
+            ["ALTER TABLE oracle.ranged DETACH PARTITION oracle.ranged_middle", RANGED_MIDDLE],
+        ]
+        body = [Statement(sql, LATE | TAKEN | ORPHANED | {"23514", "55006", "55000"}) for sql in self.random.choice(choices)]
+        return Transaction("BEGIN", body, self.random.choice(("COMMIT", "COMMIT", "ROLLBACK")), may=LATE)
