@@ -1,0 +1,92 @@
+-- tally_truncate: TRUNCATE is counted, of a table, a partition and by cascade, and
+-- so is its rollback.
+\set SHOW_CONTEXT never
+SELECT jobstate.define_machine('regress_m', '{"a": 1, "b": 2}', '{a -> b}');
+CREATE TABLE regress_t (id int PRIMARY KEY, state smallint DEFAULT 1);
+SELECT jobstate.attach('regress_t', 'regress_m', 'state');
+INSERT INTO regress_t SELECT generate_series(1, 5);
+TRUNCATE regress_t;
+SELECT state, n FROM jobstate.counts('regress_t') ORDER BY state;
+INSERT INTO regress_t SELECT generate_series(1, 5);
+BEGIN;
+INSERT INTO regress_t SELECT generate_series(6, 8);
+SAVEPOINT a;
+TRUNCATE regress_t;
+SELECT state, n FROM jobstate.counts('regress_t') ORDER BY state;
+INSERT INTO regress_t SELECT generate_series(1, 2);
+SELECT state, n FROM jobstate.counts('regress_t') ORDER BY state;
+ROLLBACK TO a;
+SELECT state, n FROM jobstate.counts('regress_t') ORDER BY state;
+UPDATE regress_t SET state = 2 WHERE id > 4;
+COMMIT;
+SELECT state, n FROM jobstate.counts('regress_t') ORDER BY state;
+BEGIN;
+UPDATE regress_t SET state = 2;
+TRUNCATE regress_t;
+TRUNCATE regress_t;
+INSERT INTO regress_t VALUES (1);
+ROLLBACK;
+SELECT state, n FROM jobstate.counts('regress_t') ORDER BY state;
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT count(*) FROM regress_t;
+TRUNCATE regress_t;
+INSERT INTO regress_t VALUES (1), (2);
+SELECT state, n FROM jobstate.counts('regress_t') ORDER BY state;
+COMMIT;
+SELECT state, n FROM jobstate.counts('regress_t') ORDER BY state;
+SELECT * FROM jobstate.verify('regress_t');
+
+-- by cascade, with another one's table in the same statement
+CREATE TABLE regress_owner (id int PRIMARY KEY);
+CREATE TABLE regress_owned (id int PRIMARY KEY, owner int REFERENCES regress_owner, state smallint DEFAULT 2);
+SELECT jobstate.attach('regress_owned', 'regress_m', 'state', '{owner}');
+INSERT INTO regress_owner VALUES (1), (2);
+INSERT INTO regress_owned VALUES (1, 1), (2, 2);
+TRUNCATE regress_owner, regress_t CASCADE;
+SELECT * FROM jobstate.counts('regress_owned');
+SELECT state, n FROM jobstate.counts('regress_t') ORDER BY state;
+
+-- partitions: one of them, the whole, and what an error takes back
+CREATE TABLE regress_p (id int, part int, state smallint DEFAULT 1) PARTITION BY LIST (part);
+CREATE TABLE regress_p1 PARTITION OF regress_p FOR VALUES IN (1);
+CREATE TABLE regress_p2 PARTITION OF regress_p FOR VALUES IN (2) PARTITION BY RANGE (id);
+CREATE TABLE regress_p2_low PARTITION OF regress_p2 FOR VALUES FROM (0) TO (10);
+CREATE TABLE regress_p2_high PARTITION OF regress_p2 FOR VALUES FROM (10) TO (20);
+SELECT jobstate.attach('regress_p', 'regress_m', 'state', '{part}');
+INSERT INTO regress_p SELECT n, 1 + n % 2, 1 + n / 10 FROM generate_series(0, 19) n;
+TRUNCATE regress_p2_low;
+SELECT * FROM jobstate.counts('regress_p') ORDER BY group_key, state;
+BEGIN;
+UPDATE regress_p SET part = 3 - part WHERE id IN (3, 4, 13);
+TRUNCATE regress_p1;
+SELECT * FROM jobstate.counts('regress_p') ORDER BY group_key, state;
+SAVEPOINT a;
+TRUNCATE regress_p2;
+SELECT * FROM jobstate.counts('regress_p') ORDER BY group_key, state;
+INSERT INTO regress_p VALUES (9, 2), (9, 1);
+SELECT * FROM jobstate.counts('regress_p') WHERE n > 0 ORDER BY group_key, state;
+ROLLBACK TO a;
+SELECT * FROM jobstate.counts('regress_p') ORDER BY group_key, state;
+COMMIT;
+SELECT * FROM jobstate.counts('regress_p') ORDER BY group_key, state;
+SELECT * FROM jobstate.verify('regress_p');
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT count(*) FROM regress_p;
+TRUNCATE regress_p2_high;
+SELECT count(*) FROM jobstate.counts('regress_p') WHERE n > 0;
+ROLLBACK;
+TRUNCATE regress_p;
+SELECT * FROM jobstate.counts('regress_p', '{"part": 2}') ORDER BY state;
+INSERT INTO regress_p VALUES (9, 2), (9, 1);
+SELECT * FROM jobstate.counts('regress_p') WHERE n > 0 ORDER BY group_key, state;
+-- RESTART IDENTITY, and a role that may truncate but nothing else
+CREATE ROLE regress_truncator;
+GRANT TRUNCATE ON regress_p, regress_owned TO regress_truncator;
+SET ROLE regress_truncator;
+TRUNCATE regress_p, regress_owned RESTART IDENTITY;
+RESET ROLE;
+SELECT * FROM jobstate.counts('regress_p') WHERE n > 0;
+SELECT v.* FROM unnest('{regress_t,regress_owned,regress_p}'::regclass[]) t, jobstate.verify(t) v;
+DROP TABLE regress_t, regress_owned, regress_owner, regress_p;
+DROP ROLE regress_truncator;
+SELECT jobstate.drop_machine('regress_m');
