@@ -54,8 +54,6 @@ PG_FUNCTION_INFO_V1(jobstate_rebuild);
 PG_FUNCTION_INFO_V1(jobstate_recount_uncounted);
 PG_FUNCTION_INFO_V1(jobstate_validate);
 
-#define ROW_TRIGGER			"jobstate_watch"
-#define TRUNCATE_TRIGGER	"jobstate_truncate"
 #define APPEND_BATCH		10000
 
 static void
@@ -226,8 +224,8 @@ jobstate_attach_partition(Oid relid)
 
 		if (get_rel_relkind(leaf) == RELKIND_RELATION &&
 			(leaf == relid || get_rel_relispartition(leaf)) &&
-			!OidIsValid(get_trigger_oid(leaf, TRUNCATE_TRIGGER, true)))
-			create_trigger(leaf, TRUNCATE_TRIGGER,
+			!OidIsValid(get_trigger_oid(leaf, JOBSTATE_TRUNCATE_TRIGGER, true)))
+			create_trigger(leaf, JOBSTATE_TRUNCATE_TRIGGER,
 						   "BEFORE TRUNCATE", "STATEMENT", "watch_truncate");
 	}
 }
@@ -238,8 +236,8 @@ jobstate_detach_partition(Oid relid)
 	ListCell   *cell;
 
 	foreach(cell, find_all_inheritors(relid, ShareRowExclusiveLock, NULL))
-		if (OidIsValid(get_trigger_oid(lfirst_oid(cell), TRUNCATE_TRIGGER, true)))
-			execute(psprintf("DROP TRIGGER %s ON %s", TRUNCATE_TRIGGER,
+		if (OidIsValid(get_trigger_oid(lfirst_oid(cell), JOBSTATE_TRUNCATE_TRIGGER, true)))
+			execute(psprintf("DROP TRIGGER %s ON %s", JOBSTATE_TRUNCATE_TRIGGER,
 							 jobstate_table_name(lfirst_oid(cell))),
 					SPI_OK_UTILITY);
 }
@@ -308,6 +306,7 @@ backfill(JobstateAttachment *attachment)
 	JobstateTallySet *spelling = jobstate_tally_set_create(CurrentMemoryContext);
 	JobstateSums *logged = jobstate_sums_create(CurrentMemoryContext);
 	JobstateSums *actual = jobstate_sums_create(CurrentMemoryContext);
+	JobstateRole role = jobstate_become(jobstate_owner_of(attachment->target));
 	JobstateReading reading;
 	Snapshot	snapshot;
 	int64		rows = -1;
@@ -324,6 +323,7 @@ backfill(JobstateAttachment *attachment)
 		jobstate_attach_mark_counted(attachment);
 	}
 	UnregisterSnapshot(snapshot);
+	jobstate_return(role);
 	return rows;
 }
 
@@ -340,7 +340,7 @@ jobstate_attach(PG_FUNCTION_ARGS)
 	(void) find_all_inheritors(target, ShareRowExclusiveLock, NULL);
 	validate(fcinfo);
 	insert_attachment(fcinfo);
-	create_trigger(target, ROW_TRIGGER,
+	create_trigger(target, JOBSTATE_ROW_TRIGGER,
 				   "AFTER INSERT OR UPDATE OR DELETE", "ROW", "watch");
 	jobstate_attach_partition(target);
 	CommandCounterIncrement();
@@ -384,8 +384,8 @@ jobstate_detach(PG_FUNCTION_ARGS)
 	(void) find_all_inheritors(target, ShareRowExclusiveLock, NULL);
 	(void) jobstate_attachment(target);
 	delete_attachment(target);
-	if (OidIsValid(get_trigger_oid(target, ROW_TRIGGER, true)))
-		execute(psprintf("DROP TRIGGER %s ON %s", ROW_TRIGGER,
+	if (OidIsValid(get_trigger_oid(target, JOBSTATE_ROW_TRIGGER, true)))
+		execute(psprintf("DROP TRIGGER %s ON %s", JOBSTATE_ROW_TRIGGER,
 						 jobstate_table_name(target)), SPI_OK_UTILITY);
 	jobstate_detach_partition(target);
 	PG_RETURN_VOID();
@@ -401,7 +401,7 @@ is_watched(Relation rel)
 	{
 		Trigger    *trigger = &rel->trigdesc->triggers[i];
 
-		if (strcmp(trigger->tgname, ROW_TRIGGER) == 0 &&
+		if (strcmp(trigger->tgname, JOBSTATE_ROW_TRIGGER) == 0 &&
 			(trigger->tgenabled == TRIGGER_FIRES_ALWAYS ||
 			 trigger->tgenabled == TRIGGER_FIRES_ON_ORIGIN))
 			return true;

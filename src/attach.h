@@ -8,6 +8,10 @@
 
 #include "attachment.h"
 
+/* Their names tell our triggers from others that use the same functions */
+#define JOBSTATE_ROW_TRIGGER		"jobstate_watch"
+#define JOBSTATE_TRUNCATE_TRIGGER	"jobstate_truncate"
+
 extern void jobstate_attach_partition(Oid relid);
 extern void jobstate_detach_partition(Oid relid);
 extern void jobstate_attach_mark_counted(JobstateAttachment *attachment);

@@ -48,6 +48,19 @@ jobstate_catalog_init(void)
 	CacheRegisterRelcacheCallback(AtRelcacheInval_catalog, (Datum) 0);
 }
 
+Oid
+jobstate_owner_of(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		jobstate_error_no_table(relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
 static Oid
 find(Oid schema, const char *name)
 {
@@ -66,7 +79,6 @@ const JobstateCatalog *
 jobstate_catalog(void)
 {
 	JobstateCatalog found;
-	HeapTuple	tuple;
 	int			i;
 
 	if (catalog_valid)
@@ -92,12 +104,7 @@ jobstate_catalog(void)
 		found.settled_key[i] = find(found.schema,
 									psprintf("base_settled_%d_key", i));
 	}
-
-	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(found.attachment));
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", found.attachment);
-	found.owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
+	found.owner = jobstate_owner_of(found.attachment);
 
 	catalog = found;
 	catalog_valid = true;
@@ -139,8 +146,10 @@ jobstate_catalog_trigger(PG_FUNCTION_ARGS)
 }
 
 /*
- * Act as another role in this function only.  Row security is not applied:
- * what is counted is the table, not one role's view of it.
+ * Act as another role in this function only: as the extension's owner where
+ * its own tables are written, as a table's owner where functions of its column
+ * types run, which are the table owner's code and not the caller's.  Row
+ * security is not applied: what is counted is the table, not a view of it.
  */
 JobstateRole
 jobstate_become(Oid userid)

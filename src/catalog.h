@@ -43,6 +43,7 @@ extern bool jobstate_catalog_exists(void);
 extern uint64 jobstate_catalog_generation(void);
 extern void jobstate_catalog_changed(void);
 
+extern Oid	jobstate_owner_of(Oid relid);
 extern JobstateRole jobstate_become(Oid userid);
 extern void jobstate_return(JobstateRole role);
 

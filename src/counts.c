@@ -352,9 +352,13 @@ put_group(ReturnSetInfo *rsinfo, JobstateAttachment *attachment, JobstateSum *su
 	}
 }
 
-/* The arguments (target regclass, group_key jsonb), and may the caller ask? */
+/*
+ * The arguments (target regclass, group_key jsonb), and may the caller ask?
+ * Then goes on as the table's owner: what follows runs code of its types.
+ */
 JobstateAttachment *
-jobstate_counts_arguments(FunctionCallInfo fcinfo, JobstateFilter **filter)
+jobstate_counts_arguments(FunctionCallInfo fcinfo, JobstateFilter **filter,
+						  JobstateRole *role)
 {
 	JobstateAttachment *attachment;
 
@@ -362,6 +366,7 @@ jobstate_counts_arguments(FunctionCallInfo fcinfo, JobstateFilter **filter)
 		jobstate_error_null("target");
 	attachment = jobstate_attachment(PG_GETARG_OID(0));
 	jobstate_counts_check_rights(attachment->target);
+	*role = jobstate_become(jobstate_owner_of(attachment->target));
 	*filter = NULL;
 	if (!PG_ARGISNULL(1))
 	{
@@ -382,12 +387,13 @@ jobstate_counts(PG_FUNCTION_ARGS)
 	JobstateSums *sums = jobstate_sums_create(CurrentMemoryContext);
 	JobstateAttachment *attachment;
 	JobstateFilter *filter;
+	JobstateRole role;
 	JobstateSum **sum;
 	int			n;
 	int			i;
 
-	attachment = jobstate_counts_arguments(fcinfo, &filter);
 	InitMaterializedSRF(fcinfo, 0);
+	attachment = jobstate_counts_arguments(fcinfo, &filter, &role);
 	jobstate_counts_exact(attachment, filter, sums);
 	sums = jobstate_counts_merge(attachment, spelling, filter, sums);
 	jobstate_counts_add_asked(attachment, filter, spelling, sums);
@@ -398,6 +404,7 @@ jobstate_counts(PG_FUNCTION_ARGS)
 		if (sum[i]->asked || !jobstate_sums_is_zero(sum[i]))
 			put_group((ReturnSetInfo *) fcinfo->resultinfo, attachment, sum[i]);
 	}
+	jobstate_return(role);
 	return (Datum) 0;
 }
 
@@ -424,6 +431,7 @@ jobstate_rows_now(PG_FUNCTION_ARGS)
 	JobstateAttachment *attachment = jobstate_attachment(PG_GETARG_OID(0));
 	JobstateSums *sums = jobstate_sums_create(CurrentMemoryContext);
 	Snapshot	newest;
+	JobstateRole role = jobstate_become(jobstate_owner_of(attachment->target));
 	JobstateSum **sum;
 	int64		rows = 0;
 	int			n;
@@ -441,5 +449,6 @@ jobstate_rows_now(PG_FUNCTION_ARGS)
 	n = jobstate_sums_list(sums, &sum);
 	for (i = 0; i < n; i++)
 		rows += jobstate_sums_get(sum[i], PG_GETARG_INT16(1));
+	jobstate_return(role);
 	PG_RETURN_INT64(rows);
 }

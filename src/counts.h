@@ -8,6 +8,7 @@
 
 #include "fmgr.h"
 
+#include "catalog.h"
 #include "recount.h"
 
 typedef enum JobstateReading
@@ -32,7 +33,8 @@ extern JobstateSums *jobstate_counts_merge(JobstateAttachment *attachment,
 										   JobstateFilter *filter,
 										   JobstateSums *sums);
 extern JobstateAttachment *jobstate_counts_arguments(FunctionCallInfo fcinfo,
-													 JobstateFilter **filter);
+													 JobstateFilter **filter,
+													 JobstateRole *role);
 extern void jobstate_counts_add_asked(JobstateAttachment *attachment,
 									  JobstateFilter *filter,
 									  JobstateTallySet *spelling,

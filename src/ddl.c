@@ -267,17 +267,32 @@ follow_alter(Oid relid, AlterTableCmd *command)
 	}
 }
 
-/* A new partition is empty, but needs its trigger for TRUNCATE. */
+/*
+ * A new partition is empty, but needs its trigger for TRUNCATE.  The server
+ * tells what was created, also within CREATE SCHEMA.
+ */
 static void
-follow_create(CreateStmt *stmt)
+follow_create(void)
 {
-	Oid			relid;
+	uint64		i;
 
-	if (stmt->partbound == NULL)
-		return;
-	relid = RangeVarGetRelid(stmt->relation, NoLock, true);
-	if (OidIsValid(relid) && OidIsValid(jobstate_attached_root(relid)))
-		jobstate_attach_partition(relid);
+	jobstate_spi_connect();
+	if (SPI_execute("SELECT objid FROM pg_catalog.pg_event_trigger_ddl_commands()"
+					" WHERE command_tag OPERATOR(pg_catalog.=) 'CREATE TABLE'"
+					" AND object_type OPERATOR(pg_catalog.=) 'table'",
+					true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read what was created");
+	for (i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		Oid			relid = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
+														   SPI_tuptable->tupdesc,
+														   1, &isnull));
+
+		if (OidIsValid(jobstate_attached_root(relid)))
+			jobstate_attach_partition(relid);
+	}
+	jobstate_spi_finish();
 }
 
 /* Event trigger, on ddl_command_end */
@@ -303,8 +318,9 @@ jobstate_ddl_command_end(PG_FUNCTION_ARGS)
 		foreach(cell, OidIsValid(relid) ? stmt->cmds : NIL)
 			follow_alter(relid, lfirst_node(AlterTableCmd, cell));
 	}
-	else if (IsA(tree, CreateStmt))
-		follow_create((CreateStmt *) tree);
+	else if (IsA(tree, CreateSchemaStmt) ||
+			 (IsA(tree, CreateStmt) && ((CreateStmt *) tree)->partbound != NULL))
+		follow_create();
 	PG_RETURN_NULL();
 }
 
@@ -348,7 +364,8 @@ jobstate_watch_truncate(PG_FUNCTION_ARGS)
 
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
 		!TRIGGER_FIRED_BEFORE(event->tg_event) ||
-		!TRIGGER_FIRED_BY_TRUNCATE(event->tg_event))
+		!TRIGGER_FIRED_BY_TRUNCATE(event->tg_event) ||
+		strcmp(event->tg_trigger->tgname, JOBSTATE_TRUNCATE_TRIGGER) != 0)
 		jobstate_error_trigger_protocol("watch_truncate");
 
 	relid = RelationGetRelid(event->tg_relation);

@@ -21,6 +21,7 @@
 #include "utils/rls.h"
 #include "utils/syscache.h"
 
+#include "attach.h"
 #include "compat.h"
 #include "error.h"
 
@@ -149,7 +150,7 @@ static int
 err_where(JobstateWatched *watched, Relation rel)
 {
 	errtablecol(rel, watched->state_attno);
-	return err_generic_string(PG_DIAG_CONSTRAINT_NAME, "jobstate_watch");
+	return err_generic_string(PG_DIAG_CONSTRAINT_NAME, JOBSTATE_ROW_TRIGGER);
 }
 
 void

@@ -159,19 +159,6 @@ add_results(JobstateAttachment *attachment, Portal portal, JobstateSums *sums)
 	return rows;
 }
 
-static Oid
-owner_of(Oid relid)
-{
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		jobstate_error_no_table(relid);
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-	return owner;
-}
-
 /*
  * Adds to sums what the snapshot sees in relid, which is the attached table or
  * a partition of it.  Returns the number of rows.
@@ -182,7 +169,7 @@ jobstate_recount(JobstateAttachment *attachment, Oid relid,
 {
 	JobstateParams params = {0};
 	char	   *sql = recount_query(attachment, relid, filter, &params);
-	JobstateRole role = jobstate_become(owner_of(relid));
+	JobstateRole role = jobstate_become(jobstate_owner_of(relid));
 	Portal		portal;
 	int64		rows;
 

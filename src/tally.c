@@ -61,7 +61,8 @@ typedef struct Undo
 	SubTransactionId subid;		/* whose abort takes it back */
 } Undo;
 
-/* The transaction's own */
+/* The transaction's own, in a context that is emptied rather than made anew */
+static MemoryContext pending_context = NULL;
 static JobstateTallySet *pending = NULL;
 static Undo *journal = NULL;
 static int	njournal = 0;
@@ -207,13 +208,7 @@ static JobstateTally *
 pending_tally(JobstateAttachment *attachment, JobstateKeyValues *key)
 {
 	if (pending == NULL)
-	{
-		MemoryContext context = AllocSetContextCreate(TopTransactionContext,
-													  "jobstate tally",
-													  ALLOCSET_DEFAULT_SIZES);
-
-		pending = jobstate_tally_set_create(context);
-	}
+		pending = jobstate_tally_set_create(pending_context);
 	else if (pending->hash->members >= JOBSTATE_SPILL_KEYS &&
 			 GetCurrentTransactionNestLevel() == 1)
 	{
@@ -270,7 +265,7 @@ void
 jobstate_tally_forget(void)
 {
 	if (pending != NULL)
-		MemoryContextDelete(pending->context);
+		MemoryContextReset(pending_context);
 	pending = NULL;
 	journal = NULL;
 	njournal = maxjournal = 0;
@@ -355,7 +350,6 @@ AtSubXact_tally(SubXactEvent event, SubTransactionId subid,
 		AtSubCommit_tally(subid, parent);
 }
 
-/* TopTransactionContext goes with the transaction: only let go of it. */
 static void
 AtEnd_tally(XactEvent event, void *arg)
 {
@@ -366,10 +360,8 @@ AtEnd_tally(XactEvent event, void *arg)
 		case XACT_EVENT_PREPARE:
 		case XACT_EVENT_PARALLEL_COMMIT:
 		case XACT_EVENT_PARALLEL_ABORT:
-			pending = NULL;
-			journal = NULL;
-			njournal = maxjournal = 0;
-			truncated = NIL;
+			jobstate_tally_forget();
+			truncated = NIL;	/* went with TopTransactionContext */
 			jobstate_attachment_at_end();
 			break;
 		default:
@@ -380,6 +372,8 @@ AtEnd_tally(XactEvent event, void *arg)
 void
 jobstate_tally_init(void)
 {
+	pending_context = AllocSetContextCreate(TopMemoryContext, "jobstate tally",
+											ALLOCSET_DEFAULT_SIZES);
 	RegisterXactCallback(AtEnd_tally, NULL);
 	RegisterSubXactCallback(AtSubXact_tally, NULL);
 }

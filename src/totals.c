@@ -37,6 +37,7 @@ read_rollup(JobstateAttachment *attachment, JobstateTallySet *spelling,
 							  " GROUP BY group_key, state_id",
 							  1, &type, &value, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the rollup");
+	jobstate_return(role);
 	for (i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	tuple = SPI_tuptable->vals[i];
@@ -55,7 +56,6 @@ read_rollup(JobstateAttachment *attachment, JobstateTallySet *spelling,
 						  DatumGetInt64(SPI_getbinval(tuple, desc, 3, &isnull)));
 	}
 	jobstate_spi_finish();
-	jobstate_return(role);
 }
 
 static void
@@ -116,14 +116,16 @@ jobstate_totals(PG_FUNCTION_ARGS)
 	JobstateSums *rolled = jobstate_sums_create(CurrentMemoryContext);
 	JobstateAttachment *attachment;
 	JobstateFilter *filter;
+	JobstateRole role;
 
-	attachment = jobstate_counts_arguments(fcinfo, &filter);
 	InitMaterializedSRF(fcinfo, 0);
+	attachment = jobstate_counts_arguments(fcinfo, &filter, &role);
 	jobstate_counts_exact(attachment, filter, live);
 	live = jobstate_counts_merge(attachment, spelling, filter, live);
 	read_rollup(attachment, spelling, rolled);
 	rolled = jobstate_counts_merge(attachment, spelling, filter, rolled);
 	put_all((ReturnSetInfo *) fcinfo->resultinfo, attachment, filter, spelling,
 			live, rolled);
+	jobstate_return(role);
 	return (Datum) 0;
 }

@@ -39,12 +39,23 @@ typedef struct KeptPlan
 {
 	uint32		hash;			/* hash key: of the text */
 	char	   *sql;
+	JobstateParams params;		/* what counts is their types */
 	SPIPlanPtr	plan;
 } KeptPlan;
 
 static HTAB *kept_plans = NULL;
 
-/* The query's plan.  Another query of the same hash takes its place. */
+static bool
+is_for(KeptPlan *kept, const char *sql, JobstateParams *params)
+{
+	return strcmp(kept->sql, sql) == 0 && kept->params.n == params->n &&
+		memcmp(kept->params.type, params->type, sizeof(Oid) * params->n) == 0;
+}
+
+/*
+ * The query's plan.  Another query of the same hash takes its place, and so
+ * does the same query where a column has another type now.
+ */
 static SPIPlanPtr
 kept_plan(const char *sql, JobstateParams *params)
 {
@@ -62,7 +73,7 @@ kept_plan(const char *sql, JobstateParams *params)
 		kept_plans = hash_create("jobstate plans", 64, &ctl, HASH_ELEM | HASH_BLOBS);
 	}
 	kept = hash_search(kept_plans, &hash, HASH_FIND, NULL);
-	if (kept != NULL && strcmp(kept->sql, sql) == 0)
+	if (kept != NULL && is_for(kept, sql, params))
 		return kept->plan;
 
 	plan = SPI_prepare(sql, params->n, params->type);
@@ -77,6 +88,7 @@ kept_plan(const char *sql, JobstateParams *params)
 		pfree(kept->sql);
 	}
 	kept->sql = (char *) sql;
+	kept->params = *params;
 	kept->plan = plan;
 	return plan;
 }
@@ -288,8 +300,13 @@ jobstate_take(PG_FUNCTION_ARGS)
 	to = state_argument(attachment, PG_GETARG_TEXT_PP(2));
 	id = id_column(attachment->target);
 	if (!PG_ARGISNULL(3))
+	{
+		JobstateRole role = jobstate_become(jobstate_owner_of(attachment->target));
+
 		filter.given = jobstate_key_from_jsonb(&attachment->key, PG_GETARG_JSONB_P(3),
 											   attachment->target, &filter.key);
+		jobstate_return(role);
+	}
 
 	initStringInfo(&picked);
 	appendStringInfo(&picked, "SELECT %s AS id FROM %s WHERE %s",

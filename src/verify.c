@@ -75,10 +75,12 @@ jobstate_verify(PG_FUNCTION_ARGS)
 	JobstateSums *counted = jobstate_sums_create(CurrentMemoryContext);
 	JobstateSums *actual = jobstate_sums_create(CurrentMemoryContext);
 	Snapshot	snapshot;
+	JobstateRole role;
 
 	InitMaterializedSRF(fcinfo, 0);
 	attachment = jobstate_attachment(PG_GETARG_OID(0));
 	jobstate_counts_check_rights(attachment->target);
+	role = jobstate_become(jobstate_owner_of(attachment->target));
 	if (jobstate_counts_read(attachment, NULL, NULL, &snapshot,
 							 counted) == JOBSTATE_READ_COUNTED)
 	{
@@ -89,5 +91,6 @@ jobstate_verify(PG_FUNCTION_ARGS)
 				jobstate_counts_merge(attachment, spelling, NULL, actual));
 	}
 	UnregisterSnapshot(snapshot);
+	jobstate_return(role);
 	return (Datum) 0;
 }

@@ -23,6 +23,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/rel.h"
 
+#include "attach.h"
 #include "attachment.h"
 #include "error.h"
 #include "guard.h"
@@ -137,7 +138,8 @@ jobstate_watch(PG_FUNCTION_ARGS)
 
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
 		!TRIGGER_FIRED_AFTER(event->tg_event) ||
-		!TRIGGER_FIRED_FOR_ROW(event->tg_event))
+		!TRIGGER_FIRED_FOR_ROW(event->tg_event) ||
+		strcmp(event->tg_trigger->tgname, JOBSTATE_ROW_TRIGGER) != 0)
 		jobstate_error_trigger_protocol("watch");
 
 	watched = jobstate_watched(RelationGetRelid(event->tg_relation));
