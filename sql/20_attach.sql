@@ -94,13 +94,16 @@ BEGIN
          WHERE d.object_type IN ('table', 'table column', 'trigger')
     LOOP
         IF dropped.object_type = 'table' THEN
-            DELETE FROM jobstate.attachment a WHERE a.target::oid = dropped.objid;
-            DELETE FROM jobstate.rollup r WHERE r.target::oid = dropped.objid;
+            -- a DELETE of nothing would still make every session recompile
+            IF EXISTS (SELECT FROM jobstate.attachment a WHERE a.target = dropped.objid) THEN
+                DELETE FROM jobstate.attachment a WHERE a.target = dropped.objid;
+            END IF;
+            DELETE FROM jobstate.rollup r WHERE r.target = dropped.objid;
             PERFORM jobstate.uncount_dropped(dropped.objid);
         ELSIF dropped.object_type = 'trigger' AND dropped.address_names[3] IN ('jobstate_watch', 'jobstate_truncate') THEN
             PERFORM jobstate.uncount(to_regclass(format('%I.%I', dropped.address_names[1], dropped.address_names[2])));
         ELSIF EXISTS (SELECT FROM jobstate.attachment a
-                       WHERE a.target::oid = dropped.objid
+                       WHERE a.target = dropped.objid
                          AND dropped.address_names[3] = ANY (a.group_by || a.state_column)
                          AND EXISTS (SELECT FROM pg_class c WHERE c.oid = dropped.objid)) THEN
             RAISE dependent_objects_still_exist USING

@@ -56,6 +56,14 @@ PG_FUNCTION_INFO_V1(jobstate_validate);
 
 #define APPEND_BATCH		10000
 
+/* Locks the table and then all below it. */
+static List *
+lock_all(Oid target, LOCKMODE mode)
+{
+	LockRelationOid(target, mode);
+	return find_all_inheritors(target, mode, NULL);
+}
+
 static void
 require_owner(Oid relid)
 {
@@ -218,7 +226,7 @@ jobstate_attach_partition(Oid relid)
 {
 	ListCell   *cell;
 
-	foreach(cell, find_all_inheritors(relid, ShareRowExclusiveLock, NULL))
+	foreach(cell, lock_all(relid, ShareRowExclusiveLock))
 	{
 		Oid			leaf = lfirst_oid(cell);
 
@@ -235,7 +243,7 @@ jobstate_detach_partition(Oid relid)
 {
 	ListCell   *cell;
 
-	foreach(cell, find_all_inheritors(relid, ShareRowExclusiveLock, NULL))
+	foreach(cell, lock_all(relid, ShareRowExclusiveLock))
 		if (OidIsValid(get_trigger_oid(lfirst_oid(cell), JOBSTATE_TRUNCATE_TRIGGER, true)))
 			execute(psprintf("DROP TRIGGER %s ON %s", JOBSTATE_TRUNCATE_TRIGGER,
 							 jobstate_table_name(lfirst_oid(cell))),
@@ -337,7 +345,7 @@ jobstate_attach(PG_FUNCTION_ARGS)
 		jobstate_error_null("target");
 	target = PG_GETARG_OID(0);
 	require_owner(target);
-	(void) find_all_inheritors(target, ShareRowExclusiveLock, NULL);
+	(void) lock_all(target, ShareRowExclusiveLock);
 	validate(fcinfo);
 	insert_attachment(fcinfo);
 	create_trigger(target, JOBSTATE_ROW_TRIGGER,
@@ -381,7 +389,7 @@ jobstate_detach(PG_FUNCTION_ARGS)
 		jobstate_error_null("target");
 	target = PG_GETARG_OID(0);
 	require_owner(target);
-	(void) find_all_inheritors(target, ShareRowExclusiveLock, NULL);
+	(void) lock_all(target, ShareRowExclusiveLock);
 	(void) jobstate_attachment(target);
 	delete_attachment(target);
 	if (OidIsValid(get_trigger_oid(target, JOBSTATE_ROW_TRIGGER, true)))
@@ -416,7 +424,7 @@ find_unwatched(Oid target)
 	Oid			unwatched = InvalidOid;
 	ListCell   *cell;
 
-	foreach(cell, find_all_inheritors(target, AccessShareLock, NULL))
+	foreach(cell, lock_all(target, AccessShareLock))
 	{
 		Relation	rel = table_open(lfirst_oid(cell), NoLock);
 
@@ -448,7 +456,7 @@ jobstate_rebuild(PG_FUNCTION_ARGS)
 		jobstate_error_null("target");
 	target = PG_GETARG_OID(0);
 	require_owner(target);
-	(void) find_all_inheritors(target, ShareRowExclusiveLock, NULL);
+	(void) lock_all(target, ShareRowExclusiveLock);
 	(void) jobstate_attachment(target);
 	require_triggers(target);
 	jobstate_attachment_set_epoch(target);
@@ -461,7 +469,7 @@ wait_for_writers(Oid target)
 	List	   *tags = NIL;
 	ListCell   *cell;
 
-	foreach(cell, find_all_inheritors(target, AccessShareLock, NULL))
+	foreach(cell, lock_all(target, AccessShareLock))
 	{
 		LOCKTAG    *tag = palloc(sizeof(LOCKTAG));
 
@@ -494,7 +502,7 @@ jobstate_attach_recount(Oid target)
 	(void) jobstate_attachment(target);
 	require_triggers(target);
 	if (jobstate_attachment_has_row(target, &own_write) && own_write)
-		(void) find_all_inheritors(target, ShareRowExclusiveLock, NULL);
+		(void) lock_all(target, ShareRowExclusiveLock);
 	else
 		wait_for_writers(target);
 	return backfill(jobstate_attachment(target));

@@ -42,6 +42,7 @@ enum
 	Anum_attachment_epoch
 };
 
+static uint64 invalidations = 0;	/* so far, of anything */
 static HTAB *watched_tables = NULL;
 static List *attachments = NIL; /* those in use */
 static List *retired = NIL;		/* those to free when the transaction ends */
@@ -53,6 +54,7 @@ AtRelcacheInval_attachment(Datum arg, Oid relid)
 	JobstateWatched *watched;
 	ListCell   *cell;
 
+	invalidations++;
 	foreach(cell, attachments)
 	{
 		JobstateAttachment *attachment = lfirst(cell);
@@ -77,6 +79,7 @@ AtEnumInval_attachment(Datum arg, int cacheid, uint32 hashvalue)
 {
 	ListCell   *cell;
 
+	invalidations++;
 	foreach(cell, attachments)
 		((JobstateAttachment *) lfirst(cell))->outdated = true;
 }
@@ -168,6 +171,7 @@ compile(JobstateAttachment *attachment, Relation rel, const char *machine,
 
 	if (attno <= 0)
 		jobstate_error_no_column(rel, state_column);
+	jobstate_require_stored(rel, attno);
 	attachment->machine = jobstate_machine_load(machine);
 	namestrcpy(&attachment->state_column, state_column);
 	attachment->state_type = TupleDescAttr(RelationGetDescr(rel), attno - 1)->atttypid;
@@ -343,6 +347,7 @@ JobstateAttachment *
 jobstate_attachment_if_any(Oid target)
 {
 	static uint64 seen = 0;
+	uint64		before_load;
 	JobstateAttachment *attachment;
 	MemoryContext before;
 	ListCell   *cell;
@@ -370,9 +375,12 @@ jobstate_attachment_if_any(Oid target)
 	}
 	MemoryContextSwitchTo(before);
 
+	before_load = invalidations;
 	attachment = load(target);
 	if (attachment == NULL)
 		return NULL;
+	/* what was told meanwhile may be about this one: use it once only */
+	attachment->outdated = before_load != invalidations;
 	MemoryContextSetParent(attachment->context, CacheMemoryContext);
 	before = MemoryContextSwitchTo(TopMemoryContext);
 	attachments = lappend(attachments, attachment);
@@ -457,6 +465,7 @@ jobstate_watched(Oid relid)
 	JobstateWatched *watched = last;
 	JobstateWatched made;
 	JobstateAttachment *attachment;
+	uint64		before;
 	Oid			root;
 	int			i;
 
@@ -469,19 +478,20 @@ jobstate_watched(Oid relid)
 		watched->generation == jobstate_catalog_generation())
 		return watched;
 
+	made.generation = jobstate_catalog_generation();
+	before = invalidations;
 	root = jobstate_attached_root(relid);
 	if (!OidIsValid(root))
 		return NULL;
 	attachment = jobstate_attachment(root);
 
 	made.relid = relid;
-	made.outdated = false;
-	made.generation = jobstate_catalog_generation();
 	made.attachment = attachment;
 	made.state_attno = attno(relid, &attachment->state_column);
 	for (i = 0; i < attachment->key.ncolumns; i++)
 		made.group_attno[i] = attno(relid, &attachment->key.column[i].name);
 
+	made.outdated = before != invalidations;
 	watched = hash_search(watched_tables, &relid, HASH_ENTER, NULL);
 	*watched = made;
 	return watched;

@@ -31,6 +31,12 @@
 #define jobstate_backend_number()	((int) MyProcNumber)
 #endif
 
+#if PG_VERSION_NUM < 170000
+#define jobstate_holds_lock(tag, mode)	LockHeldByMe(tag, mode)
+#else
+#define jobstate_holds_lock(tag, mode)	LockHeldByMe(tag, mode, false)
+#endif
+
 #if PG_VERSION_NUM < 180000
 #define jobstate_primary_key(rel)	RelationGetPrimaryKeyIndex(rel)
 #else

@@ -373,9 +373,20 @@ jobstate_error_group_text(Relation rel, const char *name, Oid type)
 			(errcode(ERRCODE_DATATYPE_MISMATCH),
 			 errmsg("column \"%s\" of relation \"%s\" cannot be grouped by", name,
 					RelationGetRelationName(rel)),
-			 errdetail("The text of type %s changes when an object or a label is renamed.",
+			 errdetail("The text of type %s changes when an object or a label is renamed, or a type altered.",
 					   format_type_be(type)),
-			 errhint("Group by the OID, or by the plain enum.")));
+			 errhint("Group by the OID, the plain enum, or the fields as columns of their own.")));
+}
+
+void
+jobstate_error_virtual(Relation rel, const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("column \"%s\" of relation \"%s\" is a virtual generated column",
+					name, RelationGetRelationName(rel)),
+			 errdetail("A trigger does not see its value."),
+			 errhint("Make it a stored generated column.")));
 }
 
 void

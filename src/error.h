@@ -39,6 +39,7 @@ extern void jobstate_error_column_twice(const char *name) pg_attribute_noreturn(
 extern void jobstate_error_state_type(Relation rel, const char *name, Oid type) pg_attribute_noreturn();
 extern void jobstate_error_group_type(Relation rel, const char *name, Oid type) pg_attribute_noreturn();
 extern void jobstate_error_group_text(Relation rel, const char *name, Oid type) pg_attribute_noreturn();
+extern void jobstate_error_virtual(Relation rel, const char *name) pg_attribute_noreturn();
 extern void jobstate_error_rollup_by_others(Oid target) pg_attribute_noreturn();
 extern void jobstate_error_enum_in_use(const char *label, Oid target) pg_attribute_noreturn();
 extern void jobstate_error_age_type(Relation rel, const char *name, Oid type) pg_attribute_noreturn();

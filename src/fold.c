@@ -30,6 +30,7 @@
 #include "access/xact.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -37,6 +38,7 @@
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
+#include "compat.h"
 #include "fold.h"
 #include "recount.h"
 #include "sums.h"
@@ -137,19 +139,43 @@ is_worth(Oid segment, BlockNumber worth)
 	return blocks >= worth;
 }
 
-/* Locks the segments that are worth it and free.  Returns how many. */
+/* Does this transaction keep readers from this table already? */
+static bool
+is_ours(Oid relid)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relid);
+	return jobstate_holds_lock(&tag, AccessExclusiveLock);
+}
+
+/* How many segments earlier folds of this transaction have locked */
 static int
-lock_segments(Fold *fold, BlockNumber worth, Oid *locked, int *missed)
+count_ours(Fold *fold)
 {
 	int			n = 0;
 	int			i;
 
+	for (i = 0; i < JOBSTATE_SEGMENTS; i++)
+		n += is_ours(fold->catalog.segment[i]);
+	return n;
+}
+
+/* Locks the segments that are worth it and free.  Returns how many. */
+static int
+lock_segments(Fold *fold, BlockNumber worth, Oid *locked, int *missed)
+{
+	int			ours = count_ours(fold);
+	int			n = 0;
+	int			i;
+
 	*missed = 0;
-	for (i = 0; i < JOBSTATE_SEGMENTS && n < MAX_SEGMENTS; i++)
+	for (i = 0; i < JOBSTATE_SEGMENTS; i++)
 	{
 		Oid			segment = fold->catalog.segment[i];
 
-		if (!is_worth(segment, worth))
+		if ((ours + n >= MAX_SEGMENTS && !is_ours(segment)) ||
+			!is_worth(segment, worth))
 			continue;
 		if (ConditionalLockRelationOid(segment, AccessExclusiveLock))
 			locked[n++] = segment;
@@ -410,7 +436,8 @@ settle(Fold *fold)
 /*
  * Rewrites the settled table into its twin when it has doubled since the last
  * time.  Returns whether there was something to do; then there may be more, in
- * a transaction of its own.
+ * a transaction of its own.  After a fold in the same transaction it does
+ * nothing: it would wait for readers who wait for us.
  */
 bool
 jobstate_settle(void)
@@ -419,7 +446,8 @@ jobstate_settle(void)
 	bool		done;
 
 	begin_fold(&fold);
-	if (!ConditionalLockRelationOid(fold.catalog.recent, ShareUpdateExclusiveLock))
+	if (is_ours(fold.catalog.recent) || count_ours(&fold) > 0 ||
+		!ConditionalLockRelationOid(fold.catalog.recent, ShareUpdateExclusiveLock))
 		return false;
 	take_snapshot(&fold);
 	done = settle(&fold);

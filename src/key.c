@@ -25,8 +25,6 @@
 #include "error.h"
 #include "key.h"
 
-static bool row_has_stable_text(Oid type);
-
 /* Fills in what the text of a value is like, by type. */
 static void
 classify(JobstateKeyColumn *column)
@@ -77,8 +75,9 @@ classify(JobstateKeyColumn *column)
 }
 
 /*
- * Does the text of a value stay the same when somebody renames something?  An
- * enum is stored by its label's OID, but not within another type.
+ * Does the text of a value stay the same when somebody renames an object or
+ * alters a type?  An enum is stored by its label's OID, but not within another
+ * type.
  */
 static bool
 has_stable_text(Oid type, bool outermost)
@@ -93,8 +92,6 @@ has_stable_text(Oid type, bool outermost)
 		inner = get_multirange_range(base);
 	if (OidIsValid(inner))
 		return has_stable_text(inner, false);
-	if (type_is_rowtype(base))
-		return row_has_stable_text(base);
 	switch (base)
 	{
 		case REGCLASSOID:
@@ -110,22 +107,20 @@ has_stable_text(Oid type, bool outermost)
 		case REGTYPEOID:
 			return false;
 		default:
-			return outermost || !type_is_enum(base);
+			return !type_is_rowtype(base) && (outermost || !type_is_enum(base));
 	}
 }
 
-static bool
-row_has_stable_text(Oid type)
+/* A column without a stored value is null where a trigger sees the row. */
+void
+jobstate_require_stored(Relation rel, AttrNumber attnum)
 {
-	TupleDesc	desc = lookup_rowtype_tupdesc(type, -1);
-	bool		stable = true;
-	int			i;
+#if PG_VERSION_NUM >= 180000
+	Form_pg_attribute attr = TupleDescAttr(RelationGetDescr(rel), attnum - 1);
 
-	for (i = 0; i < desc->natts; i++)
-		if (!TupleDescAttr(desc, i)->attisdropped)
-			stable &= has_stable_text(TupleDescAttr(desc, i)->atttypid, false);
-	ReleaseTupleDesc(desc);
-	return stable;
+	if (attr->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
+		jobstate_error_virtual(rel, NameStr(attr->attname));
+#endif
 }
 
 /* Describes one group column; it must exist. */
@@ -140,6 +135,7 @@ jobstate_key_column_init(JobstateKeyColumn *column, Relation rel,
 
 	if (attnum <= 0)
 		jobstate_error_no_column(rel, name);
+	jobstate_require_stored(rel, attnum);
 	attr = TupleDescAttr(RelationGetDescr(rel), attnum - 1);
 
 	namestrcpy(&column->name, name);

@@ -48,6 +48,7 @@ typedef struct JobstateKeyValues
 	bool		isnull[JOBSTATE_MAX_GROUP];
 } JobstateKeyValues;
 
+extern void jobstate_require_stored(Relation rel, AttrNumber attnum);
 extern void jobstate_key_column_init(JobstateKeyColumn *column, Relation rel,
 									 const char *name);
 extern void jobstate_key_spec_finish(JobstateKeySpec *spec);

@@ -16,6 +16,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "executor/spi.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
@@ -216,6 +217,7 @@ jobstate_was_rewritten(Oid relid, Snapshot snapshot)
 	bool		rewritten = false;
 	ListCell   *cell;
 
+	LockRelationOid(relid, AccessShareLock);
 	foreach(cell, find_all_inheritors(relid, AccessShareLock, NULL))
 	{
 		Oid			then = file_in_snapshot(pg_class, lfirst_oid(cell), snapshot);
