@@ -16,7 +16,7 @@ typedef struct JobstateDelta
 	int64		n;
 } JobstateDelta;
 
-/* One touched key: about 200 bytes, and the group's values */
+/* One touched key: about 360 bytes with its place in the hash */
 typedef struct JobstateTally
 {
 	/* unchanging */
