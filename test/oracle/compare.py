@@ -52,7 +52,7 @@ def counts(table, group_key=None, condition="true"):
 def rolled_up(table):
     """The rollup beside the journal of what prune() took."""
     left = f"SELECT {select(from_json(table) + ['oracle.state_name(state_id) AS state', 'day', 'n AS a', '0 AS b', '0 AS r'])}" \
-           f" FROM jobstate.rolled_up('{table.name}')"
+           f" FROM jobstate.rollup WHERE target = '{table.name}'::regclass"
     right = f"SELECT {select(list(key_columns(table, 'key[{number}]')) + ['state', 'day', '0', '1', '0'])}" \
             f" FROM oracle.pruned WHERE target = '{table.name}'"
     return Statement(differences(table, left, right, ["state", "day"]), finds=True, of=table.name)

@@ -17,8 +17,8 @@ import time
 import psycopg
 
 import compare
-from rounds import Alone, Apart, Rebuilder, Writer
-from schema import ECHO, PREPARE, tables
+from rounds import Alone, Apart, Rebuilder, Writer, stock
+from schema import ECHO, MACHINE, PREPARE, RANGED_MIDDLE, tables
 from script import walk
 from session import Session, Stage, Watchdog
 
@@ -76,8 +76,9 @@ class Harness:
         """Runs one round and returns its sessions and what went wrong."""
         if kind == "apart":
             self.db.execute("TRUNCATE oracle.parent CASCADE")
-        stage = Stage(self.options.dsn, kind == "apart", self.own_relations)
-        stage.rebuilt = kind == "rebuilt"
+        for statement in stock(f"{self.options.seed}/{number}", self.tables, self.options.sessions):
+            self.db.execute(statement.sql)
+        stage = Stage(self.options.dsn, kind, self.own_relations)
         sessions = [Session(stage, n, script) for n, script in enumerate(self.scripts(kind, number))]
         watchdog = Watchdog(stage)
         for thread in (watchdog, *sessions):
@@ -88,7 +89,26 @@ class Harness:
         watchdog.join()
         for gid, in self.db.execute("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()").fetchall():
             self.db.execute(f"COMMIT PREPARED '{gid}'")
+        if kind == "rebuilt":
+            self.repair()
         return sessions, stage.failures
+
+    def repair(self):
+        """What somebody who changed tables had no time to put back."""
+        self.db.execute(MACHINE)
+        self.db.execute("DROP TABLE IF EXISTS oracle.ranged_new")
+        if not self.ask("SELECT relispartition FROM pg_class WHERE oid = 'oracle.ranged_middle'::regclass"):
+            self.db.execute(RANGED_MIDDLE)
+        for table in self.tables:
+            if table.part_of:
+                continue
+            if not self.ask(f"SELECT EXISTS (SELECT FROM jobstate.attachments WHERE target = '{table.name}'::regclass)"):
+                self.db.execute(table.attach())
+            for part in (table.name, *table.truncatable):
+                self.db.execute(f"ALTER TABLE {part} ENABLE ALWAYS TRIGGER jobstate_watch")
+
+    def ask(self, question):
+        return self.db.execute(question).fetchone()[0]
 
     def compare(self):
         """All sessions are quiet: every way to ask must tell the same, before a fold and after it."""
@@ -108,7 +128,7 @@ class Harness:
         """What gave up its counters gets them back; elsewhere they must still be there."""
         self.db.execute("CALL jobstate.maintain()")
         for table in self.tables:
-            if not table.part_of and not self.db.execute(f"SELECT jobstate.counted('{table.name}')").fetchone()[0]:
+            if not table.part_of and not self.ask(f"SELECT jobstate.counted('{table.name}')"):
                 yield f"{table.name} is uncounted"
 
     # telling

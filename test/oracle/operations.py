@@ -119,6 +119,17 @@ class Operations:
         moved = frozenset({"23505"}) if table.moves_by or table.name == "oracle.parent" else frozenset()
         return Statement(f"UPDATE {table.name} SET {self.changes(table)} WHERE {self.where(table)}", self.may(table) | moved)
 
+    def many(self, table):
+        """More groups than one page of the log takes; more than the tally keeps, where somebody has the time."""
+        n = self.random.choice((2000, 3000, 6000)) if self.random.random() < 0.9 or self.sessions > 1 else 70000
+        first = 10 ** 6 * (self.session + 1)
+        rows = f"FROM generate_series({first}, {first + n}) i"
+        changed = f"UPDATE {table.name} SET {self.step(table)} WHERE id > {first} AND id < {first + 10 ** 6} AND id % 3 = 0"
+        filled = Statement(f"INSERT INTO {table.name} (id, state, g1) SELECT i, 1, i {rows} ON CONFLICT DO NOTHING", self.usual)
+        emptied = Statement(f"DELETE FROM {table.name} WHERE id >= {first} AND id < {first + 10 ** 6}", self.usual)
+        return self.random.choice(([filled, Statement(changed, self.usual)], [filled, Statement(changed, self.usual)], [emptied],
+                                   [filled, emptied]))
+
     def recode(self, table):
         """A parent's code: its children's groups follow."""
         code = self.numbers(CODES, 1)[0]
@@ -220,6 +231,22 @@ class Operations:
     def prune(self, table):
         return Statement(f"SELECT oracle.prune('{table.name}', '{self.random.choice(('0 s', '1 day'))}', {self.random.randint(1, 30)})",
                          self.usual)
+
+    def stock(self, table):
+        """Rows for all to meet; children hang on parents that the same session may write."""
+        rows = []
+        for id in range(1, CODES if table.family else IDS):
+            row = self.row(table, id)
+            code = str((id - 1) % self.sessions + 1)
+            if table.name == "oracle.parent":
+                row[-1] = str(id)
+            elif table.family:
+                row[2] = code
+            rows.append(f"({self.literals(table, row)})")
+        columns = ", ".join(table.columns)
+        orphans = " WHERE code IN (SELECT code FROM oracle.parent)" if table.family and not table.needs else ""
+        return Statement(f"INSERT INTO {table.name} ({columns}) SELECT * FROM (VALUES {', '.join(rows)}) v ({columns}){orphans}"
+                         " ON CONFLICT DO NOTHING")
 
     # which of them
 

@@ -210,6 +210,10 @@ def tables(sessions):
                    for n in range(sessions)]
 
 
+MACHINE = """SELECT jobstate.define_machine('oracle', '{"new": 1, "ready": 2, "busy": 3, "done": 10, "failed": -3}',
+    ARRAY['new -> ready', 'new -> failed: rejected', 'ready -> busy: taken', 'busy -> done', 'busy -> failed',
+          'busy -> ready: released', 'failed -> ready: retried'], '{new,ready}', '{done,failed}')"""
+
 PREPARE = (
     "DROP SCHEMA IF EXISTS oracle CASCADE",
     "CREATE EXTENSION IF NOT EXISTS jobstate",
@@ -218,9 +222,7 @@ PREPARE = (
     "CREATE TYPE oracle.state AS ENUM ('failed', 'done', 'busy', 'ready', 'new')",
     "CREATE TYPE oracle.colour AS ENUM ('red', 'green', 'blue')",
     "CREATE DOMAIN oracle.amount AS numeric CHECK (VALUE > 0)",
-    """SELECT jobstate.define_machine('oracle', '{"new": 1, "ready": 2, "busy": 3, "done": 10, "failed": -3}',
-       ARRAY['new -> ready', 'new -> failed: rejected', 'ready -> busy: taken', 'busy -> done', 'busy -> failed',
-             'busy -> ready: released', 'failed -> ready: retried'], '{new,ready}', '{done,failed}')""",
+    MACHINE,
     """CREATE FUNCTION oracle.step(state text, choice int) RETURNS text IMMUTABLE LANGUAGE sql AS $$
        SELECT coalesce((CASE state WHEN 'new' THEN '{ready,failed,ready}' WHEN 'ready' THEN '{busy,busy,ready}'
                              WHEN 'busy' THEN '{done,failed,ready}' WHEN 'failed' THEN '{ready,failed,ready}' END::text[])[choice],

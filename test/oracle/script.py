@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 # A statement that raises one of these came too late or stands in somebody's way, as on a bare table.
 LATE = frozenset({"40001", "40P01", "55P03"})
 
+# Beside somebody who changes tables: what refers to a partition or trigger that is away at the moment, too.
+UNDER_DDL = LATE | {"23503", "23505", "23514", "42704", "55000", "55006"}
+
 
 @dataclass
 class Statement:
