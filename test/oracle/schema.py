@@ -236,7 +236,8 @@ PREPARE = (
     "CREATE TABLE oracle.pruned (target text, state text, day date, key text[])",
     # What prune() takes, told by a trigger of our own; it writes values under fixed settings, as text.
     """CREATE FUNCTION oracle.journal() RETURNS trigger LANGUAGE plpgsql
-       SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET bytea_output = 'hex' AS $$
+       SET datestyle = 'ISO, YMD' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET bytea_output = 'hex'
+       SET extra_float_digits = 1 AS $$
        DECLARE key text[] := '{}'; value text;
        BEGIN
            IF current_setting('oracle.pruning', true) = TG_ARGV[0] THEN
