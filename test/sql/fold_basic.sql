@@ -84,4 +84,5 @@ SELECT state, n FROM jobstate.counts('regress_u') ORDER BY state;
 SELECT count(*) FROM pg_class c WHERE relnamespace = 'jobstate'::regnamespace AND relname ~ '^(segment|base)_' AND relkind = 'r'
    AND (reltoastrelid <> 0 OR reloptions IS DISTINCT FROM '{autovacuum_enabled=off}');
 DROP TABLE regress_u;
+DROP VIEW regress_log;
 SELECT jobstate.drop_machine('regress_m');
