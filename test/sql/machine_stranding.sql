@@ -48,6 +48,15 @@ SELECT jobstate.define_machine('regress_m', '{"a": 1, "bee": 2, "c": 3}', '{}');
 UPDATE regress_by_id SET state = 2 WHERE id = 1;                                                  -- fails
 SELECT jobstate.define_machine('regress_m', '{"a": 1, "bee": 2, "c": 3}', '{a -> bee}');
 UPDATE regress_by_id SET state = 2 WHERE id = 1;
+-- and forgets what is taken back
+BEGIN;
+SAVEPOINT a;
+SELECT jobstate.define_machine('regress_m', '{"a": 1, "bee": 2, "c": 3}', '{bee -> a}');
+UPDATE regress_by_id SET state = 1 WHERE id = 1;
+ROLLBACK TO a;
+UPDATE regress_by_id SET state = 1 WHERE id = 1;                                                  -- fails
+ROLLBACK;
+UPDATE regress_by_id SET state = 1 WHERE id = 1;                                                  -- fails
 
 SELECT v.* FROM unnest('{regress_by_id,regress_by_name,regress_by_label}'::regclass[]) t, jobstate.verify(t) v;
 DROP TABLE regress_by_id, regress_by_name, regress_by_label;
