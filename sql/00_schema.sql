@@ -8,6 +8,9 @@ GRANT USAGE ON SCHEMA jobstate TO PUBLIC;
 GRANT CREATE ON SCHEMA jobstate TO pg_database_owner;
 
 -- machines ------------------------------------------------------------------
+--
+-- No foreign keys among these tables: a parallel restore loads them in any
+-- order.  Only the functions write here.
 
 CREATE TABLE jobstate.machine (
     name        text PRIMARY KEY CHECK (name <> '')
@@ -15,7 +18,7 @@ CREATE TABLE jobstate.machine (
 COMMENT ON TABLE jobstate.machine IS 'the state machines; written by define_machine()';
 
 CREATE TABLE jobstate.state (
-    machine     text NOT NULL REFERENCES jobstate.machine ON DELETE CASCADE,
+    machine     text NOT NULL,
     state_id    smallint NOT NULL,
     name        text NOT NULL CHECK (name <> ''),
     is_initial  boolean NOT NULL,
@@ -32,26 +35,21 @@ CREATE TABLE jobstate.transition (
     from_state  smallint NOT NULL,
     to_state    smallint NOT NULL,
     event       text,
-    PRIMARY KEY (machine, from_state, to_state),
-    FOREIGN KEY (machine, from_state) REFERENCES jobstate.state ON DELETE CASCADE,
-    FOREIGN KEY (machine, to_state) REFERENCES jobstate.state ON DELETE CASCADE
+    PRIMARY KEY (machine, from_state, to_state)
 );
 COMMENT ON TABLE jobstate.transition IS 'the edges of each machine: what guard allows';
 
 -- attachments ---------------------------------------------------------------
 
-CREATE SEQUENCE jobstate.epoch;
-COMMENT ON SEQUENCE jobstate.epoch IS 'numbers the incarnations of counters: every attach, rebuild and TRUNCATE takes the next';
-
 CREATE TABLE jobstate.attachment (
     target       regclass PRIMARY KEY,
-    machine      text NOT NULL REFERENCES jobstate.machine,
+    machine      text NOT NULL,
     state_column name NOT NULL,
     group_by     name[] NOT NULL,
     epoch        bigint NOT NULL UNIQUE
 );
 COMMENT ON TABLE jobstate.attachment IS 'the tables that are watched; written by attach() and detach()';
-COMMENT ON COLUMN jobstate.attachment.epoch IS 'which rows of the counter log belong to this table now; without its marker in the log the table is uncounted';
+COMMENT ON COLUMN jobstate.attachment.epoch IS 'which rows of the counter log belong to this table now; a random number, so that a restored one means nothing here; without its marker in the log the table is uncounted';
 
 CREATE TABLE jobstate.rollup (
     target      regclass NOT NULL,
@@ -66,11 +64,13 @@ COMMENT ON TABLE jobstate.rollup IS 'terminal rows that prune() took, summed per
 SELECT pg_catalog.pg_extension_config_dump('jobstate.machine', '');
 SELECT pg_catalog.pg_extension_config_dump('jobstate.state', '');
 SELECT pg_catalog.pg_extension_config_dump('jobstate.transition', '');
-SELECT pg_catalog.pg_extension_config_dump('jobstate.epoch', '');
 SELECT pg_catalog.pg_extension_config_dump('jobstate.attachment', '');
 SELECT pg_catalog.pg_extension_config_dump('jobstate.rollup', '');
 
 GRANT SELECT ON jobstate.machine, jobstate.state, jobstate.transition TO PUBLIC;
+-- A database's owner dumps and restores it.
+GRANT SELECT, INSERT ON jobstate.machine, jobstate.state, jobstate.transition, jobstate.attachment, jobstate.rollup
+    TO pg_database_owner;
 
 -- the counter log and its base -----------------------------------------------
 --

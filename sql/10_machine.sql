@@ -197,6 +197,8 @@ BEGIN
         RAISE undefined_object USING MESSAGE = format('machine "%s" does not exist', name),
             HINT = 'Make it with jobstate.define_machine(), or see the view jobstate.machines.';
     END IF;
+    DELETE FROM jobstate.transition t WHERE t.machine = drop_machine.name;
+    DELETE FROM jobstate.state s WHERE s.machine = drop_machine.name;
 END
 $$;
 COMMENT ON FUNCTION jobstate.drop_machine(text) IS 'drops a machine that no table is attached to';

@@ -123,3 +123,5 @@ CREATE EVENT TRIGGER jobstate_sql_drop ON sql_drop
     EXECUTE FUNCTION jobstate.sql_drop();
 ALTER EVENT TRIGGER jobstate_ddl_command_end ENABLE ALWAYS;
 ALTER EVENT TRIGGER jobstate_sql_drop ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER jobstate_ddl_command_end IS 'keeps attachments true when tables and types are altered';
+COMMENT ON EVENT TRIGGER jobstate_sql_drop IS 'keeps attachments true when tables, columns and triggers are dropped';

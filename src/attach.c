@@ -28,7 +28,6 @@
 #include "access/xact.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
-#include "commands/sequence.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -82,9 +81,8 @@ execute(const char *sql, int expected)
 	jobstate_spi_finish();
 }
 
-/* Can this table be watched at all? */
 static void
-require_watchable(Oid relid)
+require_watchable_one(Oid relid)
 {
 	Relation	rel = table_open(relid, AccessShareLock);
 
@@ -94,6 +92,18 @@ require_watchable(Oid relid)
 	if (rel->rd_rel->relpersistence != RELPERSISTENCE_PERMANENT)
 		jobstate_error_wrong_persistence(rel);
 	table_close(rel, NoLock);
+}
+
+/* Can this table be watched at all, with each of its partitions? */
+static void
+require_watchable(Oid relid)
+{
+	ListCell   *cell;
+
+	require_watchable_one(relid);
+	foreach(cell, lock_all(relid, AccessShareLock))
+		if (get_rel_relispartition(lfirst_oid(cell)))
+			require_watchable_one(lfirst_oid(cell));
 }
 
 static void
@@ -196,7 +206,7 @@ insert_attachment(FunctionCallInfo fcinfo)
 
 	for (i = 0; i < 4; i++)
 		values[i] = PG_GETARG_DATUM(i);
-	values[4] = Int64GetDatum(nextval_internal(jobstate_catalog()->epoch, false));
+	values[4] = Int64GetDatum(jobstate_attachment_new_epoch());
 	jobstate_spi_connect();
 	if (SPI_execute_with_args("INSERT INTO jobstate.attachment VALUES ($1, $2, $3, $4, $5)",
 							  5, types, values, NULL, false, 0) != SPI_OK_INSERT)
@@ -226,6 +236,7 @@ jobstate_attach_partition(Oid relid)
 {
 	ListCell   *cell;
 
+	require_watchable(relid);
 	foreach(cell, lock_all(relid, ShareRowExclusiveLock))
 	{
 		Oid			leaf = lfirst_oid(cell);

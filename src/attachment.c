@@ -18,7 +18,6 @@
 #include "catalog/partition.h"
 #include "catalog/pg_enum.h"
 #include "catalog/pg_type.h"
-#include "commands/sequence.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/hsearch.h"
@@ -298,6 +297,24 @@ jobstate_attachment_targets(void)
 }
 
 /*
+ * Epochs are random, so that one that comes with a dump is never taken for one
+ * that this database's log knows.
+ */
+int64
+jobstate_attachment_new_epoch(void)
+{
+	int64		epoch;
+
+	do
+	{
+		if (!pg_strong_random(&epoch, sizeof(epoch)))
+			elog(ERROR, "could not make a random epoch");
+		epoch &= PG_INT64_MAX;
+	} while (epoch == 0);
+	return epoch;
+}
+
+/*
  * Gives the table a new epoch and returns it: what was counted before belongs
  * to nobody from here on.  The caller holds a lock on the table that keeps
  * others from doing the same.
@@ -305,7 +322,7 @@ jobstate_attachment_targets(void)
 int64
 jobstate_attachment_set_epoch(Oid target)
 {
-	int64		epoch = nextval_internal(jobstate_catalog()->epoch, false);
+	int64		epoch = jobstate_attachment_new_epoch();
 	Relation	rel = table_open(jobstate_catalog()->attachment, RowExclusiveLock);
 	SysScanDesc scan = scan_for(rel, target);
 	HeapTuple	tuple = systable_getnext(scan);

@@ -62,6 +62,7 @@ extern bool jobstate_attachment_is_sound(Oid target);
 extern JobstateWatched *jobstate_watched(Oid relid);
 extern int64 *jobstate_attachment_epochs(Snapshot snapshot, int *n);
 extern List *jobstate_attachment_targets(void);
+extern int64 jobstate_attachment_new_epoch(void);
 extern int64 jobstate_attachment_set_epoch(Oid target);
 extern bool jobstate_attachment_has_row(Oid target, bool *own_write);
 extern Oid	jobstate_attached_root(Oid relid);

@@ -94,7 +94,6 @@ jobstate_catalog(void)
 	found.transition_pkey = find(found.schema, "transition_pkey");
 	found.attachment = find(found.schema, "attachment");
 	found.attachment_pkey = find(found.schema, "attachment_pkey");
-	found.epoch = find(found.schema, "epoch");
 	for (i = 0; i < JOBSTATE_SEGMENTS; i++)
 		found.segment[i] = find(found.schema, psprintf("segment_%d", i));
 	found.recent = find(found.schema, "base_recent");

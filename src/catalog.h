@@ -22,7 +22,6 @@ typedef struct JobstateCatalog
 	Oid			transition_pkey;
 	Oid			attachment;
 	Oid			attachment_pkey;
-	Oid			epoch;			/* the sequence */
 
 	Oid			segment[JOBSTATE_SEGMENTS];
 	Oid			recent;

@@ -213,6 +213,21 @@ jobstate_counts_add_pending(JobstateAttachment *attachment, JobstateSums *sums)
 			jobstate_sums_add_tally(sums, tally[i]);
 }
 
+/*
+ * The TRUNCATE of a partition, unlike that of a whole table, begins no epoch:
+ * a transaction that keeps its snapshot must look whether there was one.
+ */
+static bool
+may_read_counters(JobstateAttachment *attachment, Snapshot snapshot)
+{
+	if (!IsolationUsesXactSnapshot())
+		return true;
+	if (jobstate_tally_was_truncated(attachment))
+		return false;
+	return get_rel_relkind(attachment->target) != RELKIND_PARTITIONED_TABLE ||
+		!jobstate_was_rewritten(attachment->target, snapshot);
+}
+
 /* The exact counts as the active snapshot sees them, the fast way if it can. */
 void
 jobstate_counts_exact(JobstateAttachment *attachment, JobstateFilter *filter,
@@ -220,7 +235,7 @@ jobstate_counts_exact(JobstateAttachment *attachment, JobstateFilter *filter,
 {
 	Snapshot	snapshot = GetActiveSnapshot();
 
-	if (!(IsolationUsesXactSnapshot() && jobstate_tally_was_truncated(attachment)) &&
+	if (may_read_counters(attachment, snapshot) &&
 		jobstate_counts_read(attachment, filter, snapshot, NULL,
 							 sums) == JOBSTATE_READ_COUNTED)
 	{

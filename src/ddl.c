@@ -217,6 +217,35 @@ follow_rename(RenameStmt *stmt)
 		follow_attribute(get_rel_type_id(relid), stmt->subname, stmt->newname);
 }
 
+/* Rows that come in without passing the guard must be in known states, too. */
+static void
+require_known_states(Oid root, Oid relid)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+
+	(void) jobstate_recount(jobstate_attachment(root), relid, NULL, snapshot,
+							jobstate_sums_create(CurrentMemoryContext));
+	UnregisterSnapshot(snapshot);
+}
+
+/* The table and those below it have another type in some column. */
+static void
+follow_type(Oid relid)
+{
+	ListCell   *cell;
+
+	foreach(cell, find_all_inheritors(relid, NoLock, NULL))
+	{
+		Oid			root = jobstate_attached_root(lfirst_oid(cell));
+
+		if (OidIsValid(root))
+		{
+			uncount(root);
+			require_known_states(root, lfirst_oid(cell));
+		}
+	}
+}
+
 static Oid
 partition_of(AlterTableCmd *command)
 {
@@ -231,15 +260,20 @@ follow_alter(Oid relid, AlterTableCmd *command)
 	Oid			root = jobstate_attached_root(relid);
 	Oid			partition;
 
+	if (command->subtype == AT_AlterColumnType)
+		follow_type(relid);
 	if (!OidIsValid(root))
 		return;
 	switch (command->subtype)
 	{
 		case AT_AttachPartition:
 			partition = partition_of(command);
-			if (OidIsValid(partition))
-				jobstate_attach_partition(partition);
 			uncount(root);
+			if (OidIsValid(partition))
+			{
+				jobstate_attach_partition(partition);
+				require_known_states(root, partition);
+			}
 			break;
 		case AT_DetachPartition:
 		case AT_DetachPartitionFinalize:
@@ -248,7 +282,6 @@ follow_alter(Oid relid, AlterTableCmd *command)
 				jobstate_detach_partition(partition);
 			uncount(root);
 			break;
-		case AT_AlterColumnType:
 		case AT_DisableTrig:
 		case AT_DisableTrigAll:
 		case AT_DisableTrigUser:

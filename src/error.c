@@ -396,7 +396,7 @@ jobstate_error_rollup_by_others(Oid target)
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("relation \"%s\" has a rollup by other group columns",
 					get_rel_name(target)),
-			 errhint("Attach it by the same columns, or delete its rows from jobstate.rollup first.")));
+			 errhint("Attach it by the same columns, or let a superuser delete its rows from jobstate.rollup first.")));
 }
 
 void

@@ -174,10 +174,10 @@ lock_segments(Fold *fold, BlockNumber worth, Oid *locked, int *missed)
 	{
 		Oid			segment = fold->catalog.segment[i];
 
-		if ((ours + n >= MAX_SEGMENTS && !is_ours(segment)) ||
-			!is_worth(segment, worth))
+		if (!is_worth(segment, worth))
 			continue;
-		if (ConditionalLockRelationOid(segment, AccessExclusiveLock))
+		if ((ours + n < MAX_SEGMENTS || is_ours(segment)) &&
+			ConditionalLockRelationOid(segment, AccessExclusiveLock))
 			locked[n++] = segment;
 		else
 			(*missed)++;
@@ -272,13 +272,10 @@ current_settled(Fold *fold, int64 *blocks)
 static void
 rewrite_recent(Fold *fold)
 {
-	int64		folded = fold->rows;
 	JobstateLogRow *rows;
 	int64		blocks;
 	int			n;
 
-	add_table(fold, fold->catalog.recent);
-	fold->rows = folded;
 	n = sums_to_rows(fold, &rows);
 	empty_table(fold, fold->catalog.recent);
 	if (n > RECENT_FULL * ROWS_PER_BLOCK / 2)
@@ -298,6 +295,14 @@ append_recent(Fold *fold)
 
 	make_header(&rows[n++], 0);
 	append_to(fold->catalog.recent, rows, n, false);
+}
+
+/* Would base_recent be too large with the sums appended? */
+static bool
+wants_rewrite(Fold *fold)
+{
+	return size_of(fold->catalog.recent) +
+		jobstate_sums_count(fold->sums) / ROWS_PER_BLOCK > RECENT_FULL;
 }
 
 /*
@@ -321,21 +326,24 @@ jobstate_fold(BlockNumber worth)
 		return result;
 	}
 	n = lock_segments(&fold, worth, locked, &result.missed);
-	if (n == 0)
+	if (n == 0 && !wants_rewrite(&fold))
 		return result;
 
 	take_snapshot(&fold);
 	for (i = 0; i < n; i++)
 		add_table(&fold, locked[i]);
-	if (size_of(fold.catalog.recent) > RECENT_FULL &&
+	result.rows = fold.rows;
+	if (wants_rewrite(&fold) &&
 		ConditionalLockRelationOid(fold.catalog.recent, AccessExclusiveLock))
+	{
+		add_table(&fold, fold.catalog.recent);
 		rewrite_recent(&fold);
-	else
+	}
+	else if (n > 0)
 		append_recent(&fold);
 	for (i = 0; i < n; i++)
 		empty_table(&fold, locked[i]);
 	UnregisterSnapshot(fold.registered);
-	result.rows = fold.rows;
 	return result;
 }
 

@@ -15,7 +15,7 @@ typedef struct JobstateFoldResult
 {
 	int64		rows;			/* log rows folded */
 	bool		busy;			/* somebody else folds */
-	int			missed;			/* segments that would have been worth it */
+	int			missed;			/* segments that are worth another pass */
 } JobstateFoldResult;
 
 extern JobstateFoldResult jobstate_fold(BlockNumber worth);

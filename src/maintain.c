@@ -22,7 +22,11 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "tcop/pquery.h"
+#include "tcop/utility.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
@@ -42,6 +46,9 @@ PGDLLEXPORT void jobstate_worker_main(Datum main_arg);
 /* Full segments that are in use are tried again so often, at this distance */
 #define ROUNDS		50
 #define ROUND_MS	20
+
+/* How long maintain() waits for writers of a table that it counts */
+#define RECOUNT_PATIENCE	"1s"
 
 static bool auto_maintain = true;
 
@@ -95,7 +102,7 @@ end_step(void)
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
 
-/* One pass.  Returns whether full segments were in use and should be retried. */
+/* One pass.  Returns whether full segments are left and should be retried. */
 static bool
 fold_once(void)
 {
@@ -151,6 +158,58 @@ end_call_step(bool atomic)
 	EnsurePortalSnapshotExists();
 }
 
+/* One table could not be counted; the others should be. */
+static void
+warn_uncounted(Oid target, ErrorData *error)
+{
+	ereport(WARNING,
+			(errcode(error->sqlerrcode),
+			 errmsg("could not count relation \"%s\"", get_rel_name(target)),
+			 errdetail("%s", error->message),
+			 error->hint ? errhint("%s", error->hint) : 0));
+}
+
+/*
+ * Counts one table in a subtransaction of its own.  Writers that have been at
+ * work since before the epoch began are not waited for long.
+ */
+static void
+recount_one(Oid target)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	int			nest;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		nest = NewGUCNestLevel();
+		(void) set_config_option("lock_timeout", RECOUNT_PATIENCE, PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+		(void) jobstate_attach_recount(target);
+		AtEOXact_GUC(true, nest);
+		ReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+			ReThrowError(error);
+		warn_uncounted(target, error);
+	}
+	PG_END_TRY();
+}
+
 /* Tables of the caller that nobody has counted yet */
 static void
 recount_uncounted(bool atomic)
@@ -162,10 +221,11 @@ recount_uncounted(bool atomic)
 	{
 		Oid			target = lfirst_oid(cell);
 
+		CHECK_FOR_INTERRUPTS();
 		if (jobstate_owns_table(target, GetUserId()) &&
 			jobstate_attach_wants_recount(target))
 		{
-			(void) jobstate_attach_recount(target);
+			recount_one(target);
 			end_call_step(atomic);
 		}
 	}
@@ -181,17 +241,21 @@ jobstate_maintain(PG_FUNCTION_ARGS)
 	bool		atomic = fcinfo->context == NULL ||
 		!IsA(fcinfo->context, CallContext) ||
 		((CallContext *) fcinfo->context)->atomic;
+	int			round;
 
 	if (SPI_connect_ext(atomic ? 0 : SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	(void) jobstate_fold(JOBSTATE_FOLD_WORTH);
-	end_call_step(atomic);
-	while (jobstate_settle())
+	PreventCommandIfReadOnly("maintain()");
+	for (round = 0; round < ROUNDS; round++)
 	{
+		int64		rows = jobstate_fold(JOBSTATE_FOLD_WORTH).rows;
+
 		end_call_step(atomic);
-		if (atomic)
+		if (atomic || rows == 0)
 			break;
 	}
+	while (jobstate_settle() && !atomic)
+		end_call_step(atomic);
 	recount_uncounted(atomic);
 	jobstate_spi_finish();
 	PG_RETURN_VOID();

@@ -171,6 +171,12 @@ jobstate_sums_is_zero(JobstateSum *sum)
 	return true;
 }
 
+uint32
+jobstate_sums_count(JobstateSums *sums)
+{
+	return sums->hash->members;
+}
+
 /* All sums, in an array. */
 int
 jobstate_sums_list(JobstateSums *sums, JobstateSum ***list)

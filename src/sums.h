@@ -32,6 +32,7 @@ extern void jobstate_sums_add_row(JobstateSums *sums, JobstateLogRow *row);
 extern void jobstate_sums_add_tally(JobstateSums *sums, JobstateTally *tally);
 extern bool jobstate_sums_is_zero(JobstateSum *sum);
 extern int64 jobstate_sums_get(JobstateSum *sum, int16 state_id);
+extern uint32 jobstate_sums_count(JobstateSums *sums);
 extern int	jobstate_sums_list(JobstateSums *sums, JobstateSum ***list);
 extern int	jobstate_sums_to_rows(JobstateSum *sum, JobstateLogRow *row);
 
