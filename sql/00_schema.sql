@@ -79,6 +79,14 @@ GRANT SELECT, INSERT ON jobstate.machine, jobstate.state, jobstate.transition, j
 -- The columns come by ALTER TABLE because only that decides about TOAST after
 -- the storage is known.
 
+-- A publication FOR ALL TABLES would copy the log to the subscriber, which counts
+-- for itself: there it is turned away.  The extension's own rows do not come
+-- through the executor.
+CREATE FUNCTION jobstate.turn_away() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    AS $$ BEGIN RETURN NULL; END $$;
+COMMENT ON FUNCTION jobstate.turn_away() IS 'keeps rows of another database''s counter log out of this one''s';
+
 DO $$
 DECLARE
     relname text;
@@ -92,6 +100,9 @@ BEGIN
             ' ADD epoch bigint NOT NULL, ADD key_hash integer NOT NULL,'
             ' ADD group_key text[] NOT NULL, ADD deltas bigint[] NOT NULL,'
             ' ALTER group_key SET STORAGE PLAIN, ALTER deltas SET STORAGE PLAIN', relname);
+        EXECUTE pg_catalog.format('CREATE TRIGGER turn_away BEFORE INSERT ON jobstate.%I'
+            ' FOR EACH ROW EXECUTE FUNCTION jobstate.turn_away()', relname);
+        EXECUTE pg_catalog.format('ALTER TABLE jobstate.%I ENABLE ALWAYS TRIGGER turn_away', relname);
         EXECUTE pg_catalog.format('COMMENT ON TABLE jobstate.%I IS %L', relname,
             CASE WHEN relname LIKE 'segment%'
                  THEN 'counter log: one row per touched key and transaction; deltas = {state_id, change, ...}; emptied by fold()'

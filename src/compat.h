@@ -7,6 +7,7 @@
 #ifndef JOBSTATE_COMPAT_H
 #define JOBSTATE_COMPAT_H
 
+#include "catalog/index.h"
 #include "catalog/pg_class.h"
 #include "storage/proc.h"
 #include "utils/acl.h"
@@ -23,6 +24,20 @@
 #else
 #define jobstate_owns_table(relid, role) \
 	object_ownercheck(RelationRelationId, relid, role)
+#endif
+
+#if PG_VERSION_NUM < 160000
+#define jobstate_new_file(rel) \
+	RelationSetNewRelfilenode(rel, (rel)->rd_rel->relpersistence)
+#else
+#define jobstate_new_file(rel) \
+	RelationSetNewRelfilenumber(rel, (rel)->rd_rel->relpersistence)
+#endif
+
+#if PG_VERSION_NUM < 170000
+#define jobstate_reindex(relid, params)	reindex_relation(relid, 0, params)
+#else
+#define jobstate_reindex(relid, params)	reindex_relation(NULL, relid, 0, params)
 #endif
 
 #if PG_VERSION_NUM < 170000

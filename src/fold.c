@@ -28,11 +28,11 @@
 #include "access/genam.h"
 #include "access/table.h"
 #include "access/xact.h"
-#include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
+#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -111,20 +111,6 @@ size_of(Oid relid)
 
 	table_close(rel, AccessShareLock);
 	return blocks;
-}
-
-/* As the owner: who called may have no right on it. */
-static void
-empty_table(Fold *fold, Oid relid)
-{
-	JobstateRole role = jobstate_become(fold->catalog.owner);
-
-	jobstate_spi_connect();
-	if (SPI_execute(psprintf("TRUNCATE ONLY %s", jobstate_table_name(relid)),
-					false, 0) != SPI_OK_UTILITY)
-		elog(ERROR, "could not truncate the counter log");
-	jobstate_spi_finish();
-	jobstate_return(role);
 }
 
 static bool
@@ -277,7 +263,7 @@ rewrite_recent(Fold *fold)
 	int			n;
 
 	n = sums_to_rows(fold, &rows);
-	empty_table(fold, fold->catalog.recent);
+	jobstate_log_empty(fold->catalog.recent);
 	if (n > RECENT_FULL * ROWS_PER_BLOCK / 2)
 	{
 		append_to(fold->catalog.settled[current_settled(fold, &blocks)], rows, n, true);
@@ -325,6 +311,7 @@ jobstate_fold(BlockNumber worth)
 		result.busy = true;
 		return result;
 	}
+	PreventCommandIfReadOnly("fold()");
 	n = lock_segments(&fold, worth, locked, &result.missed);
 	if (n == 0 && !wants_rewrite(&fold))
 		return result;
@@ -342,7 +329,7 @@ jobstate_fold(BlockNumber worth)
 	else if (n > 0)
 		append_recent(&fold);
 	for (i = 0; i < n; i++)
-		empty_table(&fold, locked[i]);
+		jobstate_log_empty(locked[i]);
 	UnregisterSnapshot(fold.registered);
 	return result;
 }
@@ -420,7 +407,7 @@ clear_twin(Fold *fold, Oid twin)
 {
 	if (!ConditionalLockRelationOid(twin, AccessExclusiveLock))
 		return false;
-	empty_table(fold, twin);
+	jobstate_log_empty(twin);
 	return true;
 }
 
@@ -437,7 +424,7 @@ settle(Fold *fold)
 		return clear_twin(fold, twin);
 	rewrite_settled(fold, from, 1 - from);
 	LockRelationOid(fold->catalog.settled[from], AccessExclusiveLock);
-	empty_table(fold, fold->catalog.settled[from]);
+	jobstate_log_empty(fold->catalog.settled[from]);
 	return true;
 }
 

@@ -12,6 +12,8 @@
  * - Reads take no predicate locks: a serializable reader of counts must not
  *   make writers fail.  So they walk the pages themselves, or scan the index
  *   with SnapshotAny, and test each row against the snapshot.
+ * - The log is about this database's rows: nothing of it is decoded for logical
+ *   replication, whose subscribers count the rows that they apply.
  * - No column is null or toasted (see the install script), so a row is one
  *   flat struct.
  */
@@ -23,8 +25,10 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
-#include "catalog/indexing.h"
+#include "catalog/index.h"
 #include "catalog/pg_type.h"
+#include "commands/defrem.h"
+#include "commands/tablecmds.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
@@ -119,7 +123,8 @@ insert_batch(Relation rel, JobstateLogRow *row, int n)
 		slot[i] = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsHeapTuple);
 		ExecStoreHeapTuple(tuple_from_row(rel, &row[i]), slot[i], true);
 	}
-	table_multi_insert(rel, slot, n, GetCurrentCommandId(true), 0, NULL);
+	table_multi_insert(rel, slot, n, GetCurrentCommandId(true),
+					   TABLE_INSERT_NO_LOGICAL, NULL);
 	last = slot[n - 1]->tts_tid;
 	for (i = 0; i < n; i++)
 		ExecDropSingleTupleTableSlot(slot[i]);
@@ -137,7 +142,8 @@ insert_rows(Relation rel, JobstateLogRow *row, int n)
 	{
 		HeapTuple	tuple = tuple_from_row(rel, row);
 
-		heap_insert(rel, tuple, GetCurrentCommandId(true), 0, NULL);
+		heap_insert(rel, tuple, GetCurrentCommandId(true), HEAP_INSERT_NO_LOGICAL,
+					NULL);
 		last = tuple->t_self;
 		heap_freetuple(tuple);
 		return last;
@@ -150,29 +156,57 @@ insert_rows(Relation rel, JobstateLogRow *row, int n)
 	return last;
 }
 
+/* The same, for a table with the index on (epoch, key_hash). */
+static void
+insert_rows_and_keys(Relation rel, JobstateLogRow *row, int n)
+{
+	Relation	index = index_open(linitial_oid(RelationGetIndexList(rel)),
+								   RowExclusiveLock);
+	IndexInfo  *info = BuildIndexInfo(index);
+	int			i;
+
+	for (i = 0; i < n; i++)
+	{
+		HeapTuple	tuple = tuple_from_row(rel, &row[i]);
+		Datum		values[2];
+		bool		nulls[2] = {false};
+
+		CHECK_FOR_INTERRUPTS();
+		heap_insert(rel, tuple, GetCurrentCommandId(true), HEAP_INSERT_NO_LOGICAL,
+					NULL);
+		values[0] = Int64GetDatum(row[i].epoch);
+		values[1] = Int32GetDatum((int32) row[i].hash);
+		index_insert(index, values, nulls, &tuple->t_self, rel,
+					 UNIQUE_CHECK_NO, false, info);
+		heap_freetuple(tuple);
+	}
+	index_close(index, NoLock);
+}
+
 /* Appends to a table of the base, which the caller has locked. */
 void
 jobstate_log_insert(Relation rel, JobstateLogRow *row, int n, bool with_index)
 {
-	CatalogIndexState indexes;
-	int			i;
-
-	if (n == 0)
-		return;
-	if (!with_index)
-	{
+	if (with_index)
+		insert_rows_and_keys(rel, row, n);
+	else if (n > 0)
 		(void) insert_rows(rel, row, n);
-		return;
-	}
-	indexes = CatalogOpenIndexes(rel);
-	for (i = 0; i < n; i++)
-	{
-		HeapTuple	tuple = tuple_from_row(rel, &row[i]);
+}
 
-		CatalogTupleInsertWithInfo(rel, tuple, indexes);
-		heap_freetuple(tuple);
-	}
-	CatalogCloseIndexes(indexes);
+/*
+ * Empties a table, on which the caller holds ACCESS EXCLUSIVE.  This is what
+ * TRUNCATE does, without the record by which a subscriber would follow it.
+ */
+void
+jobstate_log_empty(Oid relid)
+{
+	ReindexParams params = {0};
+	Relation	rel = table_open(relid, NoLock);
+
+	CheckTableNotInUse(rel, "fold");
+	jobstate_new_file(rel);
+	table_close(rel, NoLock);
+	jobstate_reindex(relid, &params);
 }
 
 /*

@@ -37,6 +37,7 @@ extern int	jobstate_log_ndeltas(JobstateLogRow *row, int64 **elements);
 extern bool jobstate_log_append(JobstateLogRow *row, int n);
 extern void jobstate_log_insert(Relation rel, JobstateLogRow *row, int n,
 								bool with_index);
+extern void jobstate_log_empty(Oid relid);
 extern void jobstate_log_scan(Relation rel, const int64 *epoch,
 							  Snapshot snapshot, Snapshot newest,
 							  JobstateLogVisitor visit, void *arg);
