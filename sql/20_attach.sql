@@ -117,7 +117,7 @@ $$;
 COMMENT ON FUNCTION jobstate.sql_drop() IS 'cleans up after dropped tables, and keeps the columns that a table is attached by';
 
 CREATE EVENT TRIGGER jobstate_ddl_command_end ON ddl_command_end
-    WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE SCHEMA', 'ALTER TYPE')
+    WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE FOREIGN TABLE', 'CREATE SCHEMA', 'ALTER TYPE')
     EXECUTE FUNCTION jobstate.ddl_command_end();
 CREATE EVENT TRIGGER jobstate_sql_drop ON sql_drop
     EXECUTE FUNCTION jobstate.sql_drop();

@@ -311,8 +311,9 @@ follow_create(void)
 
 	jobstate_spi_connect();
 	if (SPI_execute("SELECT objid FROM pg_catalog.pg_event_trigger_ddl_commands()"
-					" WHERE command_tag OPERATOR(pg_catalog.=) 'CREATE TABLE'"
-					" AND object_type OPERATOR(pg_catalog.=) 'table'",
+					" WHERE (command_tag OPERATOR(pg_catalog.=) 'CREATE TABLE'"
+					" AND object_type OPERATOR(pg_catalog.=) 'table')"
+					" OR object_type OPERATOR(pg_catalog.=) 'foreign table'",
 					true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read what was created");
 	for (i = 0; i < SPI_processed; i++)
@@ -351,7 +352,7 @@ jobstate_ddl_command_end(PG_FUNCTION_ARGS)
 		foreach(cell, OidIsValid(relid) ? stmt->cmds : NIL)
 			follow_alter(relid, lfirst_node(AlterTableCmd, cell));
 	}
-	else if (IsA(tree, CreateSchemaStmt) ||
+	else if (IsA(tree, CreateSchemaStmt) || IsA(tree, CreateForeignTableStmt) ||
 			 (IsA(tree, CreateStmt) && ((CreateStmt *) tree)->partbound != NULL))
 		follow_create();
 	PG_RETURN_NULL();

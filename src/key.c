@@ -5,7 +5,8 @@
  *
  * In memory a key is its datums, compared and hashed as its types do it.  In
  * the log it is an array of text, written under fixed settings so that every
- * backend reads back the value that another one wrote.  Some types have equal
+ * backend reads back the value that another one wrote; where the datum is a
+ * number, as with enums and timestamps, that is the text.  Some types have equal
  * values with different text (numeric 1.0 and 1.00): such keys are brought
  * together when they are read, by value; their stored hash is the same.
  */
@@ -52,10 +53,13 @@ classify(JobstateKeyColumn *column)
 		case UUIDOID:
 			column->textual = true;
 			break;
-		case BYTEAOID:
 		case DATEOID:
 		case TIMESTAMPOID:
 		case TIMESTAMPTZOID:
+			column->textual = true;
+			column->by_number = true;
+			break;
+		case BYTEAOID:
 			column->textual = true;
 			column->settings = true;
 			break;
@@ -69,6 +73,7 @@ classify(JobstateKeyColumn *column)
 			break;
 		default:
 			column->textual = column->is_enum;
+			column->by_number = column->is_enum;
 			column->settings = !column->is_enum;
 			break;
 	}
@@ -171,10 +176,13 @@ jobstate_key_spec_finish(JobstateKeySpec *spec)
 
 	spec->textual = true;
 	spec->settings = false;
+	spec->shown_by_settings = false;
 	for (i = 0; i < spec->ncolumns; i++)
 	{
 		spec->textual &= spec->column[i].textual;
 		spec->settings |= spec->column[i].settings;
+		spec->shown_by_settings |= spec->column[i].by_number &&
+			!spec->column[i].is_enum;
 	}
 }
 
@@ -268,13 +276,33 @@ jobstate_settings_end(int nest)
 	AtEOXact_GUC(true, nest);
 }
 
+/* An enum is its label's OID, dates and timestamps are signed integers. */
+static int64
+datum_to_number(JobstateKeyColumn *column, Datum value)
+{
+	if (column->is_enum)
+		return DatumGetObjectId(value);
+	return column->typlen == sizeof(int32) ? DatumGetInt32(value) : DatumGetInt64(value);
+}
+
+static Datum
+number_to_datum(JobstateKeyColumn *column, const char *string)
+{
+	int64		number = strtoi64(string, NULL, 10);
+
+	if (column->is_enum)
+		return ObjectIdGetDatum((Oid) number);
+	return column->typlen == sizeof(int32) ? Int32GetDatum((int32) number) :
+		Int64GetDatum(number);
+}
+
 static Datum
 column_to_text(JobstateKeyColumn *column, Datum value)
 {
 	char	   *string;
 
-	if (column->is_enum)
-		string = psprintf("%u", DatumGetObjectId(value));
+	if (column->by_number)
+		string = psprintf(INT64_FORMAT, datum_to_number(column, value));
 	else
 		string = OutputFunctionCall(&column->output, value);
 	return CStringGetTextDatum(string);
@@ -344,8 +372,8 @@ jobstate_key_from_text(JobstateKeySpec *spec, ArrayType *stored,
 		key->value[i] = (Datum) 0;
 		if (isnull[i])
 			continue;
-		if (column->is_enum)
-			key->value[i] = ObjectIdGetDatum(atooid(TextDatumGetCString(values[i])));
+		if (column->by_number)
+			key->value[i] = number_to_datum(column, TextDatumGetCString(values[i]));
 		else
 			key->value[i] = InputFunctionCall(&column->input,
 											  TextDatumGetCString(values[i]),
@@ -371,9 +399,9 @@ push_value(JsonbParseState **state, JobstateKeyColumn *column, char *string)
 {
 	JsonbValue	value;
 
-	if (column->is_enum)
+	if (column->by_number)
 		string = OutputFunctionCall(&column->output,
-									ObjectIdGetDatum(atooid(string)));
+									number_to_datum(column, string));
 	if (column->json_boolean)
 	{
 		value.type = jbvBool;
@@ -406,8 +434,11 @@ jobstate_key_to_jsonb(JobstateKeySpec *spec, ArrayType *stored)
 	Datum	   *values;
 	bool	   *isnull;
 	int			n = deconstruct(stored, &values, &isnull);
+	int			nest = 0;
 	int			i;
 
+	if (spec->shown_by_settings)
+		nest = jobstate_settings_begin();
 	null_value.type = jbvNull;
 	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	for (i = 0; i < n; i++)
@@ -418,6 +449,8 @@ jobstate_key_to_jsonb(JobstateKeySpec *spec, ArrayType *stored)
 		else
 			push_value(&state, &spec->column[i], TextDatumGetCString(values[i]));
 	}
+	if (spec->shown_by_settings)
+		jobstate_settings_end(nest);
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 }
 

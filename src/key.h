@@ -23,7 +23,8 @@ typedef struct JobstateKeyColumn
 	int16		typlen;
 	bool		typbyval;
 	char		typalign;
-	bool		is_enum;		/* its text in the log is the label's OID */
+	bool		is_enum;
+	bool		by_number;		/* stored as the number that its datum is */
 	bool		textual;		/* equal values have equal text */
 	bool		settings;		/* its text depends on settings */
 	bool		json_number;	/* its text is a JSON number */
@@ -39,6 +40,7 @@ typedef struct JobstateKeySpec
 	int			ncolumns;
 	bool		textual;		/* of every column */
 	bool		settings;		/* of any column */
+	bool		shown_by_settings;	/* so is what jsonb shows of one */
 	JobstateKeyColumn column[JOBSTATE_MAX_GROUP];
 } JobstateKeySpec;
 

@@ -28,6 +28,7 @@ read_rollup(JobstateAttachment *attachment, JobstateTallySet *spelling,
 	Oid			type = OIDOID;
 	Datum		value = ObjectIdGetDatum(attachment->target);
 	JobstateRole role = jobstate_become(jobstate_catalog()->owner);
+	int			nest;
 	uint64		i;
 
 	jobstate_spi_connect();
@@ -38,6 +39,7 @@ read_rollup(JobstateAttachment *attachment, JobstateTallySet *spelling,
 							  1, &type, &value, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the rollup");
 	jobstate_return(role);
+	nest = jobstate_settings_begin();
 	for (i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	tuple = SPI_tuptable->vals[i];
@@ -55,6 +57,7 @@ read_rollup(JobstateAttachment *attachment, JobstateTallySet *spelling,
 						  DatumGetInt16(SPI_getbinval(tuple, desc, 2, &isnull)),
 						  DatumGetInt64(SPI_getbinval(tuple, desc, 3, &isnull)));
 	}
+	jobstate_settings_end(nest);
 	jobstate_spi_finish();
 }
 
