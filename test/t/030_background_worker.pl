@@ -1,0 +1,94 @@
+
+# The fold starts itself: a segment that is full is folded by a background worker that
+# nobody configured and that goes away again. Switched off, nothing is folded.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = PostgreSQL::Test::Cluster->new('main');
+$node->init;
+$node->append_conf('postgresql.conf', 'fsync = off');
+$node->start;
+
+my $setup = q{
+	CREATE EXTENSION jobstate;
+	SELECT jobstate.define_machine('phase', '{"ready": 1, "done": 2}', '{ready -> done, done -> ready}');
+	CREATE TABLE job (id int PRIMARY KEY, queue int, state smallint NOT NULL);
+	INSERT INTO job SELECT n, n % 2000, 1 FROM generate_series(1, 20000) n;
+	SELECT jobstate.attach('job', 'phase', 'state', '{queue}');
+	SELECT jobstate.fold();
+};
+$node->safe_psql('postgres', $setup);
+is($node->safe_psql('postgres', 'SHOW shared_preload_libraries'), '', 'nothing is preloaded');
+
+sub log_size
+{
+	my ($db) = @_;
+	return $node->safe_psql($db,
+		q{SELECT sum(pg_relation_size(format('jobstate.segment_%s', n)::regclass)) FROM generate_series(0, 7) n});
+}
+
+# Each transaction touches 2000 groups, 20 of them fill more than a segment.
+my $fill = "UPDATE job SET state = 3 - state WHERE id <= 2000;\n" x 20;
+my $workers = q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'jobstate maintain'};
+
+# Off: it stays as it is.
+$node->safe_psql('postgres', "SET jobstate.auto_maintain = off;\n$fill");
+my $full = log_size('postgres');
+cmp_ok($full, '>', 200 * 8192, 'a segment is full');
+sleep 1;
+is(log_size('postgres'), $full, 'switched off, nothing is folded');
+is($node->safe_psql('postgres', $workers), '0', 'and no worker is started');
+
+# On, which it is by default: the next writer who finds it full has it folded.
+$node->safe_psql('postgres', $fill);
+ok($node->poll_query_until('postgres', q{
+		SELECT max(pg_relation_size(format('jobstate.segment_%s', n)::regclass)) < 200 * 8192 FROM generate_series(0, 7) n}),
+	'full segments are folded');
+ok($node->poll_query_until('postgres', $workers, '0'), 'the worker goes away');
+is($node->safe_psql('postgres', 'SELECT * FROM jobstate.verify()'), '', 'the counts are right');
+
+# A worker can be seen at work: it is held up by a reader who keeps the log locked.
+my $reader = $node->background_psql('postgres', on_error_stop => 1);
+$reader->query_safe('BEGIN; LOCK TABLE jobstate.segment_0, jobstate.segment_1, jobstate.segment_2, jobstate.segment_3,
+	jobstate.segment_4, jobstate.segment_5, jobstate.segment_6, jobstate.segment_7 IN ACCESS SHARE MODE');
+$node->safe_psql('postgres', $fill);
+my $seen = q{SELECT count(*) > 0 FROM pg_stat_activity WHERE backend_type = 'jobstate maintain' AND datname = current_database()};
+ok($node->poll_query_until('postgres', $seen), 'a worker shows in pg_stat_activity');
+$reader->query_safe('COMMIT');
+ok($node->poll_query_until('postgres', $workers, '0'), 'and is done once it may');
+
+# A second database has a worker of its own, which is in nobody's way.
+$node->safe_psql('postgres', 'CREATE DATABASE other');
+$node->safe_psql('other', $setup);
+$reader->quit;
+$reader = $node->background_psql('other', on_error_stop => 1);
+$node->safe_psql('other', "$fill$fill");
+$reader->quit;
+my $began = time;
+$node->safe_psql('postgres', 'DROP DATABASE other');
+cmp_ok(time - $began, '<', 5, 'a worker does not hold up DROP DATABASE');
+
+# Nor DROP EXTENSION: who finds no extension leaves.
+$node->safe_psql('postgres', "$fill DROP EXTENSION jobstate CASCADE;");
+ok($node->poll_query_until('postgres', $workers, '0'), 'a worker without its extension leaves');
+is($node->safe_psql('postgres', 'SELECT count(*) FROM job'), '20000', "and the user's table is whole");
+
+# It runs for whoever writes, though he has no right on the log.
+$node->safe_psql('postgres', "DROP TABLE job; $setup");
+$node->safe_psql('postgres', q{CREATE ROLE regress_worker LOGIN; GRANT SELECT, UPDATE ON job TO regress_worker});
+$node->safe_psql('postgres', $fill, extra_params => [ '--username', 'regress_worker' ]);
+ok($node->poll_query_until('postgres', q{
+		SELECT max(pg_relation_size(format('jobstate.segment_%s', n)::regclass)) < 200 * 8192 FROM generate_series(0, 7) n}),
+	'a plain worker role has it folded, too');
+ok($node->poll_query_until('postgres', $workers, '0'), 'the worker goes away');
+is($node->safe_psql('postgres', 'SELECT * FROM jobstate.verify()'), '', 'the counts are right');
+
+my $log = slurp_file($node->logfile);
+unlike($log, qr/PANIC|TRAP|terminated by signal/, 'nothing crashed');
+unlike($log, qr/^.*\[\d+\] (jobstate maintain )?(ERROR|FATAL):(?!.*terminating).*$/m, 'the workers had no errors');
+
+$node->stop;
+done_testing();
