@@ -17,7 +17,7 @@ import time
 import psycopg
 
 import compare
-from rounds import Alone, Apart, Rebuilder, Writer, stock
+from rounds import Alone, Apart, Rebuilder, Writer, folder, stock
 from schema import ECHO, MACHINE, PREPARE, RANGED_MIDDLE, tables
 from script import walk
 from session import Session, Stage, Watchdog
@@ -66,7 +66,8 @@ class Harness:
         if kind == "alone":
             return [Alone(seed, self.tables).script(options.length)]
         if kind == "apart":
-            return [Apart(seed, self.tables, n, options.sessions).script(options.length) for n in range(options.sessions)]
+            return [*(Apart(seed, self.tables, n, options.sessions).script(options.length) for n in range(options.sessions)),
+                    folder(seed, options.length)]
         makers = [Writer] * options.sessions
         if kind == "rebuilt":
             makers[0] = Rebuilder
@@ -113,17 +114,20 @@ class Harness:
 
     def compare(self):
         """All sessions are quiet: every way to ask must tell the same, before a fold and after it."""
-        for after in ("", "SELECT jobstate.fold()"):
-            if after:
-                self.db.execute(after)
-            for table in self.tables:
-                if table.part_of:
-                    continue
-                for question in (compare.counts, compare.verify, compare.rolled_up, compare.totals):
-                    found = self.db.execute(question(table).sql).fetchall()
-                    if found:
-                        yield f"{question.__name__} of {table.name} {after and 'after a fold'}: {found}\n  {question(table).sql}"
-        yield from self.count_again()
+        try:
+            yield from self.compare_all("")
+            self.db.execute("SELECT jobstate.fold()")
+            yield from self.compare_all("after a fold")
+            yield from self.count_again()
+        except psycopg.Error as error:
+            yield f"{error.sqlstate} {error} {error.diag.context or ''}"
+
+    def compare_all(self, when):
+        for table in self.tables:
+            for question in () if table.part_of else (compare.counts, compare.verify, compare.rolled_up, compare.totals):
+                found = self.db.execute(question(table).sql).fetchall()
+                if found:
+                    yield f"{question.__name__} of {table.name} {when}: {found[:5]}\n  {question(table).sql}"
 
     def count_again(self):
         """What gave up its counters gets them back; elsewhere they must still be there."""

@@ -74,6 +74,8 @@ class Writer:
         body = self.body(length)
         if self.random.random() < checks:
             body = self.checked(body, isolation)
+        if self.random.random() < 0.2:
+            body.append(Statement(f"SELECT pg_sleep({self.random.uniform(0, 0.06):.3f})"))
         end = self.random.choices(("COMMIT", "ROLLBACK", "PREPARE", "COMMIT AND CHAIN"), (12, 2, 3, 1))[0]
         if end == "PREPARE" and not self.apart and self.random.random() < 0.1:
             body.append(self.ops.truncate(self.ops.table()))
@@ -150,6 +152,13 @@ class Apart(Writer):
              lambda: self.implicit(), lambda: self.fold(), lambda: self.prune(isolation)), (10, 2, 2, 1))[0]()
 
 
+def folder(seed, length):
+    """Folds and dawdles: readers of counts wait for it, writers never do."""
+    chance = random.Random(f"{seed}/folder")
+    return Script(settings(chance), [Transaction("BEGIN", [Statement("SELECT jobstate.fold()"), Statement("SELECT pg_sleep(0.15)")])
+                                     for _ in range(max(1, length // 6))])
+
+
 class Alone(Writer):
     """One session that may do anything, compared after every statement."""
 
@@ -166,7 +175,7 @@ class Rebuilder(Writer):
     """Takes tables' counters away and gives them back, and changes tables, while others write and read."""
 
     def step(self):
-        table = self.by_name[self.ops.table().attached]
+        table = self.by_name[self.random.choice((self.ops.table().attached, "oracle.listed", "oracle.ranged"))]
         part = self.random.choice((table.name, *table.truncatable))
         whole = f"'{table.name}'::regclass"
         off, on = (f"ALTER TABLE {part} {what} TRIGGER jobstate_watch" for what in ("DISABLE", "ENABLE ALWAYS"))
