@@ -42,6 +42,7 @@
 #include "utils/snapmgr.h"
 
 #include "attach.h"
+#include "attachmentrow.h"
 #include "catalog.h"
 #include "compat.h"
 #include "counts.h"
@@ -506,13 +507,13 @@ jobstate_attach_wants_recount(Oid target)
 int64
 jobstate_attach_recount(Oid target)
 {
-	bool		own_write;
+	JobstateAttachmentRow row;
 
 	if (!ConditionalLockRelationOid(target, ShareUpdateExclusiveLock))
 		return -1;
 	(void) jobstate_attachment(target);
 	require_triggers(target);
-	if (jobstate_attachment_has_row(target, &own_write) && own_write)
+	if (jobstate_attachment_row(target, &row) && row.own_write)
 		(void) lock_all(target, ShareRowExclusiveLock);
 	else
 		wait_for_writers(target);

@@ -7,7 +7,6 @@
 #define JOBSTATE_ATTACHMENT_H
 
 #include "executor/tuptable.h"
-#include "utils/snapshot.h"
 
 #include "key.h"
 #include "machine.h"
@@ -58,13 +57,7 @@ extern void jobstate_attachment_at_end(void);
 
 extern JobstateAttachment *jobstate_attachment(Oid target);
 extern JobstateAttachment *jobstate_attachment_if_any(Oid target);
-extern bool jobstate_attachment_is_sound(Oid target);
 extern JobstateWatched *jobstate_watched(Oid relid);
-extern int64 *jobstate_attachment_epochs(Snapshot snapshot, int *n);
-extern List *jobstate_attachment_targets(void);
-extern int64 jobstate_attachment_new_epoch(void);
-extern int64 jobstate_attachment_set_epoch(Oid target);
-extern bool jobstate_attachment_has_row(Oid target, bool *own_write);
 extern Oid	jobstate_attached_root(Oid relid);
 extern JobstateAttachment *jobstate_attachment_build(Oid target,
 													 const char *machine,

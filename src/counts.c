@@ -30,6 +30,7 @@
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
 
+#include "attachmentrow.h"
 #include "catalog.h"
 #include "counts.h"
 #include "error.h"

@@ -33,6 +33,7 @@
 #include "utils/syscache.h"
 
 #include "attach.h"
+#include "attachmentrow.h"
 #include "catalog.h"
 #include "error.h"
 #include "recount.h"
@@ -125,12 +126,12 @@ update_names(const char *sql, Oid target, const char *old, const char *new)
 static void
 follow_column(Oid relid, const char *old, const char *new)
 {
+	JobstateAttachmentRow row;
 	ListCell   *cell;
-	bool		own_write;
 
 	foreach(cell, find_all_inheritors(relid, NoLock, NULL))
 	{
-		if (!jobstate_attachment_has_row(lfirst_oid(cell), &own_write))
+		if (!jobstate_attachment_row(lfirst_oid(cell), &row))
 			continue;
 		update_names("UPDATE jobstate.attachment SET"
 					 " state_column = CASE WHEN state_column OPERATOR(pg_catalog.=) $2"

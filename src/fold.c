@@ -37,6 +37,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "attachmentrow.h"
 #include "catalog.h"
 #include "compat.h"
 #include "fold.h"

@@ -32,6 +32,7 @@
 #include "utils/wait_event.h"
 
 #include "attach.h"
+#include "attachmentrow.h"
 #include "catalog.h"
 #include "compat.h"
 #include "counts.h"
