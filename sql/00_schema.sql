@@ -46,7 +46,7 @@ CREATE TABLE jobstate.attachment (
     machine      text NOT NULL,
     state_column name NOT NULL,
     group_by     name[] NOT NULL,
-    epoch        bigint NOT NULL UNIQUE
+    epoch        bigint NOT NULL
 );
 COMMENT ON TABLE jobstate.attachment IS 'the tables that are watched; written by attach() and detach()';
 COMMENT ON COLUMN jobstate.attachment.epoch IS 'which rows of the counter log belong to this table now; a random number, so that a restored one means nothing here; without its marker in the log the table is uncounted';
