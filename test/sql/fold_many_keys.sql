@@ -68,6 +68,8 @@ END $$;
 SELECT bytes AS before FROM regress_settled \gset
 CALL jobstate.maintain();
 SELECT bytes < :before AS smaller, bytes > 0 AS some FROM regress_settled;
+SELECT count(*) BETWEEN 6000 AND 6100 AS only_those_that_live
+  FROM (SELECT FROM jobstate.base_settled_0 UNION ALL SELECT FROM jobstate.base_settled_1) r;
 SELECT pg_relation_size('jobstate.base_settled_0') = 0 OR pg_relation_size('jobstate.base_settled_1') = 0 AS one_is_empty;
 SELECT * FROM regress_exact();
 SELECT * FROM jobstate.counts('regress_t', '{"h": "short-lived"}');

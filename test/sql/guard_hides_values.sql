@@ -69,7 +69,14 @@ SET ROLE regress_writer;
 UPDATE regress_p SET state = 3;                                                  -- fails
 INSERT INTO regress_p VALUES (2, 2);                                             -- fails
 RESET ROLE;
-REVOKE SELECT ON regress_p FROM regress_writer;
+GRANT SELECT ON regress_p1 TO regress_writer;
+ALTER TABLE regress_p ENABLE ROW LEVEL SECURITY;
+CREATE POLICY regress_policy ON regress_p USING (true);
+SET ROLE regress_writer;
+UPDATE regress_p SET state = 3;                                                  -- fails
+RESET ROLE;
+ALTER TABLE regress_p DISABLE ROW LEVEL SECURITY;
+REVOKE SELECT ON regress_p, regress_p1 FROM regress_writer;
 SET ROLE regress_writer;
 UPDATE regress_p SET state = 3;                                                  -- fails
 RESET ROLE;

@@ -64,6 +64,10 @@ DROP TRIGGER z_last ON regress_p;
 CREATE FUNCTION regress_swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN CASE WHEN new.id = 4 THEN NULL ELSE new END; END';
 CREATE TRIGGER swallow BEFORE INSERT ON regress_p2_leaf FOR EACH ROW EXECUTE FUNCTION regress_swallow();
 CREATE TRIGGER swallow BEFORE INSERT ON regress_p1 FOR EACH ROW EXECUTE FUNCTION regress_swallow();
+BEGIN;
+UPDATE regress_p SET part = 3 - part WHERE id = 4;
+INSERT INTO regress_p VALUES (44, 2, 1);                                         -- fails
+ROLLBACK;
 UPDATE regress_p SET part = 3 - part WHERE id = 4;
 INSERT INTO regress_p VALUES (44, 2, 1);                                         -- fails
 SELECT * FROM jobstate.verify('regress_p');
