@@ -74,9 +74,16 @@ ALTER TABLE regress_t DISABLE TRIGGER ALL;
 INSERT INTO regress_t VALUES (21, 77, 'g0');
 SELECT * FROM jobstate.counts('regress_t', '{"g": "g0"}');                       -- fails
 \echo :SQLSTATE
-SELECT problem, detail FROM jobstate.check('regress_t', 'regress_m', 'state') ORDER BY problem;
+-- maintain() warns, and goes on to the next table
+CREATE TABLE regress_u (id int PRIMARY KEY, state smallint DEFAULT 1);
+SELECT jobstate.attach('regress_u', 'regress_m', 'state');
+SELECT jobstate.uncount('regress_u');
 ALTER TABLE regress_t ENABLE ALWAYS TRIGGER jobstate_watch;
 ALTER TABLE regress_t ENABLE ALWAYS TRIGGER jobstate_truncate;
+CALL jobstate.maintain();
+SELECT target, counted, watched FROM jobstate.attachments WHERE machine = 'regress_m' ORDER BY target::text COLLATE "C";
+DROP TABLE regress_u;
+SELECT problem, detail FROM jobstate.check('regress_t', 'regress_m', 'state') ORDER BY problem;
 SELECT jobstate.rebuild('regress_t');                                            -- fails
 -- such a row may only be mended, into a state that rows may begin in
 UPDATE regress_t SET state = 1 WHERE id = 21;

@@ -80,6 +80,12 @@ CREATE UNLOGGED TABLE regress_p4 (id int, part int, state smallint);
 ALTER TABLE regress_p ATTACH PARTITION regress_p4 FOR VALUES IN (4);             -- fails
 CREATE UNLOGGED TABLE regress_p7 PARTITION OF regress_p FOR VALUES IN (7);       -- fails
 ALTER TABLE regress_p1 SET UNLOGGED;                                             -- fails
+CREATE FOREIGN DATA WRAPPER regress_wrapper;
+CREATE SERVER regress_server FOREIGN DATA WRAPPER regress_wrapper;
+CREATE FOREIGN TABLE regress_p8 PARTITION OF regress_p FOR VALUES IN (8) SERVER regress_server; -- fails
+CREATE FOREIGN TABLE regress_p8 (id int, part int, state smallint) SERVER regress_server;
+ALTER TABLE regress_p ATTACH PARTITION regress_p8 FOR VALUES IN (8);             -- fails
+DROP FOREIGN DATA WRAPPER regress_wrapper CASCADE;
 CREATE TABLE regress_p5 (id int, part int, state smallint);
 SELECT jobstate.attach('regress_p5', 'regress_m', 'state');
 ALTER TABLE regress_p ATTACH PARTITION regress_p5 FOR VALUES IN (5);             -- fails
