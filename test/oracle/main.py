@@ -68,10 +68,12 @@ class Harness:
         if kind == "apart":
             return [*(Apart(seed, self.tables, n, options.sessions).script(options.length) for n in range(options.sessions)),
                     folder(seed, options.length)]
-        makers = [Writer] * options.sessions
+        writers = [Writer(seed, self.tables, n, options.sessions, False) for n in range(options.sessions)]
         if kind == "rebuilt":
-            makers[0] = Rebuilder
-        return [maker(seed, self.tables, n, options.sessions, False).script(options.length) for n, maker in enumerate(makers)]
+            writers[0] = Rebuilder(seed, self.tables, 0, options.sessions, False)
+            for writer in writers:
+                writer.ops.guarded = False
+        return [writer.script(options.length) for writer in writers]
 
     def play(self, kind, number):
         """Runs one round and returns its sessions and what went wrong."""

@@ -174,6 +174,9 @@ class Alone(Writer):
 class Rebuilder(Writer):
     """Takes tables' counters away and gives them back, and changes tables, while others write and read."""
 
+    def script(self, length):
+        return super().script(2 * length)
+
     def step(self):
         table = self.by_name[self.random.choice((self.ops.table().attached, "oracle.listed", "oracle.ranged"))]
         part = self.random.choice((table.name, *table.truncatable))
@@ -182,7 +185,12 @@ class Rebuilder(Writer):
         detach = "ALTER TABLE oracle.ranged DETACH PARTITION oracle.ranged_middle"
         unseen = self.ops.delete(table).sql
         recount = f"SELECT jobstate.recount({whole})"
+        # a partition alone: those who write the others do not stand in the way, and are counted all the same
+        piece = self.random.choice(table.truncatable or (table.name,))
+        briefly = [f"ALTER TABLE {piece} {what} TRIGGER jobstate_watch" for what in ("DISABLE", "ENABLE ALWAYS")]
         sequences = [
+            [*briefly, "COMMIT", "BEGIN", recount],
+            [*briefly, "COMMIT", "BEGIN", recount],
             [f"SELECT jobstate.rebuild({whole})"],
             [f"SELECT jobstate.detach({whole})", table.attach()],
             [f"SELECT jobstate.detach({whole})", "COMMIT", "BEGIN", table.attach()],
@@ -205,6 +213,10 @@ class Rebuilder(Writer):
             [MACHINE.replace('"new"', '"parked": 7, "new"'), "COMMIT", "BEGIN", MACHINE],
         ]
         body = [Statement(sql, UNDER_DDL | HALF_DONE) for sql in self.random.choice(sequences)]
+        # before the next sequence hides what this one left
+        check = compare.verify(table)
+        check.may = UNDER_DDL
+        body[:0] = [check, Statement("COMMIT"), Statement("BEGIN")]
         return Transaction("BEGIN", body, self.random.choice(("COMMIT", "COMMIT", "COMMIT", "ROLLBACK")), may=LATE)
 
 
