@@ -59,7 +59,10 @@ BEGIN
     EXCEPTION WHEN others THEN
         GET STACKED DIAGNOSTICS problem = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
         RETURN NEXT;
-        RETURN;
+        -- the rows of an attached table may have gone wrong behind its back
+        IF SQLSTATE <> '42710' THEN
+            RETURN;
+        END IF;
     END;
     by_id := jobstate.holds_ids(target, state_column);
     RETURN QUERY EXECUTE format($q$

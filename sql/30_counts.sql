@@ -41,13 +41,13 @@ COMMENT ON FUNCTION jobstate.totals(regclass, jsonb) IS
 
 CREATE VIEW jobstate.attachments AS
     SELECT a.target, a.machine, a.state_column, a.group_by, jobstate.counted(a.target) AS counted,
-           NOT EXISTS (SELECT FROM pg_catalog.pg_partition_tree(a.target) p
-                        WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g
-                                           WHERE g.tgrelid = p.relid AND g.tgname = 'jobstate_watch'
-                                             AND g.tgenabled IN ('A', 'O')))
-           AND EXISTS (SELECT FROM pg_catalog.pg_trigger g
-                        WHERE g.tgrelid = a.target AND g.tgname = 'jobstate_watch'
-                          AND g.tgenabled IN ('A', 'O')) AS watched
+           NOT EXISTS (SELECT FROM pg_catalog.pg_class c
+                        WHERE (c.oid = a.target OR c.oid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(a.target) p))
+                          AND (SELECT count(*) FROM pg_catalog.pg_trigger g
+                                WHERE g.tgrelid = c.oid AND g.tgenabled IN ('A', 'O')
+                                  AND g.tgname IN ('jobstate_watch', 'jobstate_truncate'))
+                              < CASE c.relkind WHEN 'p' THEN 1 ELSE 2 END)
+           AND EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = a.target) AS watched
       FROM jobstate.attachment a;
 COMMENT ON VIEW jobstate.attachments IS 'the attached tables: are they counted, and do their triggers fire?';
 GRANT SELECT ON jobstate.attachment, jobstate.attachments TO PUBLIC;

@@ -411,9 +411,9 @@ jobstate_detach(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* Does the row trigger of this relation see every change? */
+/* Does this trigger fire whenever a client writes? */
 static bool
-is_watched(Relation rel)
+fires(Relation rel, const char *name)
 {
 	int			i;
 
@@ -421,12 +421,21 @@ is_watched(Relation rel)
 	{
 		Trigger    *trigger = &rel->trigdesc->triggers[i];
 
-		if (strcmp(trigger->tgname, JOBSTATE_ROW_TRIGGER) == 0 &&
+		if (strcmp(trigger->tgname, name) == 0 &&
 			(trigger->tgenabled == TRIGGER_FIRES_ALWAYS ||
 			 trigger->tgenabled == TRIGGER_FIRES_ON_ORIGIN))
 			return true;
 	}
 	return false;
+}
+
+/* Do the triggers of this relation see every change? */
+static bool
+is_watched(Relation rel)
+{
+	return fires(rel, JOBSTATE_ROW_TRIGGER) &&
+		(rel->rd_rel->relkind != RELKIND_RELATION ||
+		 fires(rel, JOBSTATE_TRUNCATE_TRIGGER));
 }
 
 /* The table or partition whose changes go unseen, if any. */

@@ -148,24 +148,34 @@ follow_column(Oid relid, const char *old, const char *new)
 	}
 }
 
+/* The attached tables that were created OF this type. */
+static List *
+attached_of_type(Oid type)
+{
+	List	   *tables = NIL;
+	ListCell   *cell;
+
+	foreach(cell, jobstate_attachment_targets())
+	{
+		HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(lfirst_oid(cell)));
+
+		if (!HeapTupleIsValid(tuple))
+			continue;
+		if (OidIsValid(type) && ((Form_pg_class) GETSTRUCT(tuple))->reloftype == type)
+			tables = lappend_oid(tables, lfirst_oid(cell));
+		ReleaseSysCache(tuple);
+	}
+	return tables;
+}
+
 /* An attribute of a type has a new name, and so have columns of its tables. */
 static void
 follow_attribute(Oid type, const char *old, const char *new)
 {
 	ListCell   *cell;
 
-	foreach(cell, jobstate_attachment_targets())
-	{
-		HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(lfirst_oid(cell)));
-		Oid			of_type;
-
-		if (!HeapTupleIsValid(tuple))
-			continue;
-		of_type = ((Form_pg_class) GETSTRUCT(tuple))->reloftype;
-		ReleaseSysCache(tuple);
-		if (OidIsValid(of_type) && of_type == type)
-			follow_column(lfirst_oid(cell), old, new);
-	}
+	foreach(cell, attached_of_type(type))
+		follow_column(lfirst_oid(cell), old, new);
 }
 
 /*
@@ -262,7 +272,13 @@ follow_alter(Oid relid, AlterTableCmd *command)
 	Oid			partition;
 
 	if (command->subtype == AT_AlterColumnType)
+	{
+		ListCell   *cell;
+
 		follow_type(relid);
+		foreach(cell, attached_of_type(get_rel_type_id(relid)))
+			follow_type(lfirst_oid(cell));
+	}
 	if (!OidIsValid(root))
 		return;
 	switch (command->subtype)

@@ -5,10 +5,9 @@
  * background worker, which needs no preloading and goes away when it is done.
  *
  * The backend that began a page beyond the threshold asks, so normally one
- * does per full segment; at most once in a second each.  A worker that finds
- * another one folding leaves at once, and one that cannot be started is not
- * missed: the next full segment asks again, and CALL jobstate.maintain() folds
- * as well.
+ * does per full segment; at most once in a second each.  A worker that cannot
+ * be started is not missed: the next full segment asks again, and CALL
+ * jobstate.maintain() folds as well.
  */
 #include "postgres.h"
 
@@ -103,7 +102,7 @@ end_step(void)
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
 
-/* One pass.  Returns whether full segments are left and should be retried. */
+/* One pass.  Returns whether full segments may be left, to be tried again. */
 static bool
 fold_once(void)
 {
@@ -113,7 +112,7 @@ fold_once(void)
 	if (jobstate_catalog_exists())
 		result = jobstate_fold(JOBSTATE_FOLD_WORTH);
 	end_step();
-	return !result.busy && result.missed > 0;
+	return result.busy || result.missed > 0;
 }
 
 static void
@@ -147,6 +146,7 @@ jobstate_worker_main(Datum main_arg)
 		CHECK_FOR_INTERRUPTS();
 	}
 	settle_all();
+	(void) fold_once();
 }
 
 /* The end of a step of maintain(), where the caller lets us commit. */
