@@ -8,64 +8,59 @@ from schema import literal
 from script import Statement
 
 
-def key_columns(table, source):
-    for number, column in enumerate(table.groups, 1):
-        yield f"({source.format(column=column.name, number=number)})::{column.kind.type} {column.kind.collate} AS k{number}"
+def keys(table, source):
+    """The group columns, k1 and so on, out of a source that is told by a column's name or number."""
+    return [f"({source.format(name=column.name, number=number)})::{column.kind.type} {column.kind.collate} AS k{number}"
+            for number, column in enumerate(table.groups, 1)]
 
 
-def names(table, last):
-    return ", ".join([f"k{number}" for number in range(1, len(table.groups) + 1)] + last)
+def select(parts, rest):
+    return f"SELECT {', '.join(parts)} {rest}"
 
 
-def select(parts):
-    return ", ".join(parts)
-
-
-def from_json(table):
-    return list(key_columns(table, "group_key ->> '{column}'"))
-
-
-def from_table(table):
-    return list(key_columns(table, "{column}"))
-
-
-def differences(table, left, right, last):
-    """The groups of two queries (key, ..., n, rows) that differ, or that one has twice."""
-    keys = names(table, last)
+def differences(table, by, counted, actual, most=1):
+    """The groups in which two queries (k1, ..., what they are by, n) do not tell the same, or that the first has too often."""
+    group = ", ".join([f"k{number}" for number in range(1, len(table.groups) + 1)] + by)
     shown = ", ".join(f"k{number}::text" for number in range(1, len(table.groups) + 1))
-    return (f"SELECT ARRAY[{shown}]::text[] AS key, {', '.join(last)}, sum(a) AS counted, sum(b) AS actual, sum(r) AS rows"
-            f" FROM ({left} UNION ALL {right}) both_sides GROUP BY {keys} HAVING sum(a) <> sum(b) OR sum(r) > 1")
+    sql = f"SELECT ARRAY[{shown}]::text[] AS key, {', '.join(by)}, sum(n) FILTER (WHERE counted) AS counted," \
+          f" sum(n) FILTER (WHERE NOT counted) AS actual, count(*) FILTER (WHERE counted) AS rows" \
+          f" FROM (SELECT *, true AS counted FROM ({counted}) c UNION ALL SELECT *, false FROM ({actual}) a) both_sides" \
+          f" GROUP BY {group} HAVING sum(CASE WHEN counted THEN n ELSE -n END) <> 0 OR count(*) FILTER (WHERE counted) > {most}"
+    return Statement(sql, finds=True, of=table.name)
 
 
 def counts(table, group_key=None, condition="true"):
     """counts() beside the table's own GROUP BY, in one statement and so in one snapshot."""
     argument = f", {group_key}" if group_key else ""
-    left = f"SELECT {select(from_json(table) + ['state', 'n AS a', '0 AS b', '1 AS r'])}" \
-           f" FROM jobstate.counts('{table.name}'::regclass{argument})"
-    right = f"SELECT {select(from_table(table) + [table.state_name('state') + ' AS state', '0', 'count(*)', '0'])}" \
-            f" FROM {table.name} WHERE {condition} GROUP BY {names(table, ['state'])}"
-    # GROUP BY by position: the table has columns named like what is selected
-    right = right[:right.rindex(" GROUP BY ")] + " GROUP BY " + ", ".join(str(i) for i in range(1, len(table.groups) + 2))
-    return Statement(differences(table, left, right, ["state"]), finds=True, of=table.name)
+    counted = select(keys(table, "group_key ->> '{name}'") + ["state", "n"], f"FROM jobstate.counts('{table.name}'::regclass{argument})")
+    by_position = ", ".join(str(i) for i in range(1, len(table.groups) + 2))
+    actual = select(keys(table, "{name}") + [table.state_name("state") + " AS state", "count(*)"],
+                    f"FROM {table.name} WHERE {condition} GROUP BY {by_position}")
+    return differences(table, ["state"], counted, actual)
+
+
+def journal(table, by, n):
+    """What prune() took, as our own trigger saw it."""
+    return select(keys(table, "key[{number}]") + by + [n], f"FROM oracle.pruned WHERE target = '{table.name}'")
+
+
+# Equal keys in different spellings may be in the rollup more than once, and in totals().
+ANY = 10 ** 9
 
 
 def rolled_up(table):
-    """The rollup beside the journal of what prune() took."""
-    left = f"SELECT {select(from_json(table) + ['oracle.state_name(state_id) AS state', 'day', 'n AS a', '0 AS b', '0 AS r'])}" \
-           f" FROM jobstate.rollup WHERE target = '{table.name}'::regclass"
-    right = f"SELECT {select(list(key_columns(table, 'key[{number}]')) + ['state', 'day', '0', '1', '0'])}" \
-            f" FROM oracle.pruned WHERE target = '{table.name}'"
-    return Statement(differences(table, left, right, ["state", "day"]), finds=True, of=table.name)
+    """The rollup beside the journal."""
+    counted = select(keys(table, "group_key ->> '{name}'") + ["oracle.state_name(state_id) AS state", "day", "n"],
+                     f"FROM jobstate.rollup WHERE target = '{table.name}'::regclass")
+    return differences(table, ["state", "day"], counted, journal(table, ["state", "day"], "1"), ANY)
 
 
 def totals(table):
-    """totals() beside the table and the journal, both live and rolled up."""
-    left = f"SELECT {select(from_json(table) + ['state', 'live + 1000000 * rolled_up AS a', '0 AS b', '0 AS r'])}" \
-           f" FROM jobstate.totals('{table.name}'::regclass)"
-    live = f"SELECT {select(from_table(table) + [table.state_name('state') + ' AS state', '0', '1', '0'])} FROM {table.name}"
-    gone = f"SELECT {select(list(key_columns(table, 'key[{number}]')) + ['state', '0', '1000000', '0'])}" \
-           f" FROM oracle.pruned WHERE target = '{table.name}'"
-    return Statement(differences(table, left, f"{live} UNION ALL {gone}", ["state"]), finds=True, of=table.name)
+    """totals() beside the table and the journal; what is rolled up counts millions, so that one number tells both."""
+    counted = select(keys(table, "group_key ->> '{name}'") + ["state", "live + 1000000 * rolled_up AS n"],
+                     f"FROM jobstate.totals('{table.name}'::regclass)")
+    live = select(keys(table, "{name}") + [table.state_name("state") + " AS state", "1"], f"FROM {table.name}")
+    return differences(table, ["state"], counted, f"{live} UNION ALL {journal(table, ['state'], '1000000')}")
 
 
 def verify(table):

@@ -120,16 +120,14 @@ class Operations:
         moved = frozenset({"23505"}) if table.moves_by or table.name == "oracle.parent" else frozenset()
         return Statement(f"UPDATE {table.name} SET {self.changes(table)} WHERE {self.where(table)}", self.may(table) | moved)
 
-    def many(self, table):
-        """More groups than one page of the log takes; more than the tally keeps, where somebody has the time."""
-        n = self.random.choice((2000, 3000, 6000)) if self.random.random() < 0.9 or self.sessions > 1 else 70000
+    def many(self, table, n):
+        """Rows in groups of their own: to fill the table with, to change, and to empty it again."""
         first = 10 ** 6 * (self.session + 1)
-        rows = f"FROM generate_series({first}, {first + n}) i"
-        changed = f"UPDATE {table.name} SET {self.step(table)} WHERE id > {first} AND id < {first + 10 ** 6} AND id % 3 = 0"
-        filled = Statement(f"INSERT INTO {table.name} (id, state, g1) SELECT i, 1, i {rows} ON CONFLICT DO NOTHING", self.usual)
-        emptied = Statement(f"DELETE FROM {table.name} WHERE id >= {first} AND id < {first + 10 ** 6}", self.usual)
-        return self.random.choice(([filled, Statement(changed, self.usual)], [filled, Statement(changed, self.usual)], [emptied],
-                                   [filled, emptied]))
+        mine = f"id BETWEEN {first} AND {first + 10 ** 6 - 1}"
+        rows = f"SELECT i, 1, i FROM generate_series({first}, {first + n}) i"
+        return (Statement(f"INSERT INTO {table.name} (id, state, g1) {rows} ON CONFLICT DO NOTHING", self.usual),
+                Statement(f"UPDATE {table.name} SET {self.step(table)} WHERE {mine} AND id % 3 = 0", self.usual),
+                Statement(f"DELETE FROM {table.name} WHERE {mine}", self.usual))
 
     def recode(self, table):
         """A parent's code: its children's groups follow."""

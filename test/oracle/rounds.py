@@ -100,8 +100,16 @@ class Writer:
                                    Statement("CALL jobstate.maintain()", self.usual)))
 
     def many(self):
-        statements = self.ops.many(self.by_name["oracle.wide"])
-        body = [*self.body(1), self.random.choice((Block(statements, self.random.random() < 0.7), *statements)), *self.body(1)]
+        """More keys than fit in a page of the log, or than the tally keeps in memory."""
+        wide = self.by_name["oracle.wide"]
+        huge = self.alone and self.random.random() < 0.3
+        fill, change, empty = self.ops.many(wide, 70000 if huge else self.random.choice((2000, 3000, 6000)))
+        kept = self.random.random() < 0.6
+        body = [*self.body(1), Block([fill, change], kept) if self.random.random() < 0.5 else fill, *self.body(1)]
+        if huge:
+            body += [compare.counts(wide), Block([change], kept), compare.counts(wide), empty]
+        elif self.random.random() < 0.5:
+            body.append(empty)
         return Transaction("BEGIN", body, self.random.choice(("COMMIT", "COMMIT", "ROLLBACK")), may=self.usual | ORPHANED)
 
     def truncate(self):
@@ -122,6 +130,9 @@ class Writer:
             if self.random.random() < 0.4:
                 body.append(Block(self.ops.any(), self.random.random() < 0.7))
             body += [Statement(f"SELECT pg_sleep({self.random.uniform(0, 0.05):.3f})"), self.comparison(isolation)]
+        if self.random.random() < 0.2:
+            # its own fold must not show it what its snapshot does not see
+            body += [Statement("SELECT jobstate.fold()"), self.comparison(isolation)]
         return Transaction(f"BEGIN ISOLATION LEVEL {isolation}", body, self.random.choice(("COMMIT", "ROLLBACK")),
                            may=self.usual | ORPHANED)
 
@@ -166,6 +177,12 @@ class Alone(Writer):
 
     def __init__(self, seed, tables):
         super().__init__(seed, tables, 0, 1, False)
+
+    def body(self, length, depth=1):
+        parts = super().body(length, depth)
+        if self.random.random() < 0.1:
+            parts.insert(self.random.randrange(len(parts)), self.fold())
+        return parts
 
     def transaction(self, isolation, length, checks=1):
         return super().transaction(isolation, length, checks)
