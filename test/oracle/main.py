@@ -18,7 +18,7 @@ import psycopg
 
 import compare
 from rounds import Alone, Apart, Rebuilder, Writer, folder, stock
-from schema import ECHO, MACHINE, PREPARE, RANGED_MIDDLE, tables
+from schema import ECHO, LISTED_BUSY, MACHINE, PREPARE, RANGED_MIDDLE, tables
 from script import walk
 from session import Session, Stage, Watchdog
 
@@ -100,6 +100,10 @@ class Harness:
         """What somebody who changed tables had no time to put back."""
         self.db.execute(MACHINE)
         self.db.execute("DROP TABLE IF EXISTS oracle.ranged_new")
+        if self.ask("SELECT EXISTS (SELECT FROM pg_inherits WHERE inhdetachpending)"):
+            self.db.execute("ALTER TABLE oracle.listed DETACH PARTITION oracle.listed_busy FINALIZE")
+        if not self.ask("SELECT relispartition FROM pg_class WHERE oid = 'oracle.listed_busy'::regclass"):
+            self.db.execute(LISTED_BUSY)
         if not self.ask("SELECT relispartition FROM pg_class WHERE oid = 'oracle.ranged_middle'::regclass"):
             self.db.execute("DELETE FROM oracle.ranged WHERE g1 >= 2 AND g1 < 3")
             self.db.execute(RANGED_MIDDLE)

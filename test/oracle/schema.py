@@ -139,12 +139,15 @@ def columns(*kinds, **options):
     return tuple(Column(f"g{i}", KINDS[kind], **options) for i, kind in enumerate(kinds, 1))
 
 
+LISTED_BUSY = "ALTER TABLE oracle.listed ATTACH PARTITION oracle.listed_busy FOR VALUES IN ('busy')"
+
+
 def listed():
     return Table(
         "oracle.listed", "text", columns("int"), key="id, state", single_key=False, moves_by="state",
         partition_by="PARTITION BY LIST (state)",
         parts=("CREATE TABLE oracle.listed_open PARTITION OF oracle.listed FOR VALUES IN ('new', 'ready')",
-               "CREATE TABLE oracle.listed_busy PARTITION OF oracle.listed FOR VALUES IN ('busy')",
+               "CREATE TABLE oracle.listed_busy (LIKE oracle.listed INCLUDING ALL)", LISTED_BUSY,
                "CREATE TABLE oracle.listed_closed PARTITION OF oracle.listed FOR VALUES IN ('done', 'failed')"
                " PARTITION BY RANGE (id)",
                "CREATE TABLE oracle.listed_closed_low PARTITION OF oracle.listed_closed FOR VALUES FROM (MINVALUE) TO (40)",
