@@ -17,7 +17,7 @@ DECLARE
     literal text;
     found   jsonb;
 BEGIN
-    EXECUTE format('CREATE TABLE regress_t (id int GENERATED ALWAYS AS IDENTITY, state int DEFAULT 1, g %s)', type);
+    EXECUTE format('CREATE TABLE regress_t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, state int DEFAULT 1, g %s)', type);
     EXECUTE format('INSERT INTO regress_t (g) VALUES (%L)', literals[1]);
     PERFORM jobstate.attach('regress_t', 'regress_m', 'state', '{g}');
     FOREACH literal IN ARRAY literals LOOP
@@ -35,6 +35,14 @@ BEGIN
                   WHERE n IS DISTINCT FROM (SELECT sum(c.n) FROM jobstate.counts('regress_t', r.group_key) c) LOOP
         RETURN NEXT 'does not come back: ' || found;
     END LOOP;
+    PERFORM jobstate.uncount('regress_t');
+    FOR found IN SELECT group_key FROM regress_groups r
+                  WHERE n IS DISTINCT FROM (SELECT sum(c.n) FROM jobstate.counts('regress_t', r.group_key) c)
+                     OR (SELECT c.n FROM jobstate.counts('regress_t', r.group_key) c WHERE state = 'a')
+                        <> (SELECT count(*) FROM jobstate.take('regress_t', 'a', 'b', r.group_key, 1000)) LOOP
+        RETURN NEXT 'is not found in the table: ' || found;
+    END LOOP;
+    PERFORM jobstate.recount('regress_t');
     RESET timezone; RESET datestyle; RESET intervalstyle; RESET bytea_output; RESET extra_float_digits;
     RETURN QUERY SELECT string_agg(format('%s = %s', r.group_key -> 'g', r.n), ', ' ORDER BY r.group_key::text COLLATE "C")
                    FROM regress_groups r HAVING count(*) = cardinality(literals);
