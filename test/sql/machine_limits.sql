@@ -11,6 +11,7 @@ DO $$
 BEGIN
     FOR i IN 1..255 LOOP
         UPDATE regress_t SET state = i WHERE id > i;
+        COMMIT;
     END LOOP;
 END $$;
 UPDATE regress_t SET state = state + 2 WHERE id = 100;                           -- fails
