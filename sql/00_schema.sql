@@ -1,3 +1,7 @@
+-- The script runs as a superuser: no operator or function that somebody planted
+-- in another schema may be meant by what stands here without a schema.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- The room that everything stands in.  The script makes the schema itself, so
 -- that it belongs to the extension's owner and cannot be planted beforehand.
 CREATE SCHEMA jobstate;

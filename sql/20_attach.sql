@@ -69,10 +69,11 @@ BEGIN
         SELECT CASE WHEN t.%1$I IS NULL THEN 'rows without a state' ELSE 'rows in an unknown state' END,
                format('%%s rows: %%s', count(*), coalesce(t.%1$I::text, 'null')),
                format('Set the column to a state of machine "%%s" first.', %3$L)
-          FROM %2$s t
+          FROM %5$s %2$s t
          WHERE NOT EXISTS (SELECT FROM jobstate.state s WHERE s.machine = %3$L
                               AND CASE WHEN %4$L THEN s.state_id::text ELSE s.name END = t.%1$I::text)
-         GROUP BY t.%1$I ORDER BY 2$q$, state_column, target, machine, by_id);
+         GROUP BY t.%1$I ORDER BY 2$q$, state_column, target, machine, by_id,
+        (SELECT CASE c.relkind WHEN 'r' THEN 'ONLY' ELSE '' END FROM pg_class c WHERE c.oid = target));
 END
 $$;
 COMMENT ON FUNCTION jobstate.check(regclass, text, name, name[]) IS 'what attach() would refuse; no row = nothing';
@@ -119,12 +120,21 @@ END
 $$;
 COMMENT ON FUNCTION jobstate.sql_drop() IS 'cleans up after dropped tables, and keeps the columns that a table is attached by';
 
+CREATE FUNCTION jobstate.ddl_command_start() RETURNS event_trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'jobstate_ddl_command_start';
+COMMENT ON FUNCTION jobstate.ddl_command_start() IS 'gives up counters before a partition is detached concurrently';
+
+CREATE EVENT TRIGGER jobstate_ddl_command_start ON ddl_command_start
+    WHEN TAG IN ('ALTER TABLE')
+    EXECUTE FUNCTION jobstate.ddl_command_start();
 CREATE EVENT TRIGGER jobstate_ddl_command_end ON ddl_command_end
     WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE FOREIGN TABLE', 'CREATE SCHEMA', 'ALTER TYPE')
     EXECUTE FUNCTION jobstate.ddl_command_end();
 CREATE EVENT TRIGGER jobstate_sql_drop ON sql_drop
     EXECUTE FUNCTION jobstate.sql_drop();
+ALTER EVENT TRIGGER jobstate_ddl_command_start ENABLE ALWAYS;
 ALTER EVENT TRIGGER jobstate_ddl_command_end ENABLE ALWAYS;
 ALTER EVENT TRIGGER jobstate_sql_drop ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER jobstate_ddl_command_start IS 'keeps attachments true while a partition is detached concurrently';
 COMMENT ON EVENT TRIGGER jobstate_ddl_command_end IS 'keeps attachments true when tables and types are altered';
 COMMENT ON EVENT TRIGGER jobstate_sql_drop IS 'keeps attachments true when tables, columns and triggers are dropped';

@@ -39,6 +39,7 @@
 #include "recount.h"
 #include "tally.h"
 
+PG_FUNCTION_INFO_V1(jobstate_ddl_command_start);
 PG_FUNCTION_INFO_V1(jobstate_ddl_command_end);
 PG_FUNCTION_INFO_V1(jobstate_uncount);
 PG_FUNCTION_INFO_V1(jobstate_uncount_dropped);
@@ -344,6 +345,37 @@ follow_create(void)
 			jobstate_attach_partition(relid);
 	}
 	jobstate_spi_finish();
+}
+
+/*
+ * Event trigger, on ddl_command_start.  DETACH PARTITION ... CONCURRENTLY
+ * commits halfway, and its rows are gone then: what follows at its end would
+ * come late, or never if the second half is cancelled.
+ */
+Datum
+jobstate_ddl_command_start(PG_FUNCTION_ARGS)
+{
+	AlterTableStmt *stmt;
+	Oid			relid;
+	ListCell   *cell;
+
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		jobstate_error_trigger_protocol("ddl_command_start");
+	stmt = (AlterTableStmt *) ((EventTriggerData *) fcinfo->context)->parsetree;
+	if (!IsA(stmt, AlterTableStmt))
+		PG_RETURN_NULL();
+	foreach(cell, stmt->cmds)
+	{
+		AlterTableCmd *command = lfirst_node(AlterTableCmd, cell);
+
+		if (command->subtype != AT_DetachPartition ||
+			!castNode(PartitionCmd, command->def)->concurrent)
+			continue;
+		relid = RangeVarGetRelid(stmt->relation, NoLock, true);
+		if (OidIsValid(relid))
+			uncount(relid);
+	}
+	PG_RETURN_NULL();
 }
 
 /* Event trigger, on ddl_command_end */

@@ -156,11 +156,11 @@ prune_query(JobstateAttachment *attachment, const char *age_column)
 					 " gone AS (DELETE FROM %s AS t USING doomed WHERE %s"
 					 " RETURNING t.%s AS state, %s AS day%s)"
 					 " SELECT pg_catalog.count(*), gone.* FROM gone GROUP BY state, day",
-					 key.list.data, jobstate_table_name(attachment->target),
+					 key.list.data, jobstate_table_rows(attachment->target),
 					 jobstate_state_condition(attachment,
 											  terminal_states(attachment->machine)),
 					 condition, key.list.data,
-					 jobstate_table_name(attachment->target), key.join.data,
+					 jobstate_table_rows(attachment->target), key.join.data,
 					 quote_identifier(NameStr(attachment->state_column)),
 					 day, groups.data);
 	for (i = 0; i < attachment->key.ncolumns; i++)

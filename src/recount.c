@@ -85,6 +85,18 @@ jobstate_table_name(Oid relid)
 									  name);
 }
 
+/*
+ * The same, to stand where its rows are meant: partitions are part of it,
+ * tables that inherit from it are not.
+ */
+char *
+jobstate_table_rows(Oid relid)
+{
+	return psprintf("%s%s",
+					get_rel_relkind(relid) == RELKIND_RELATION ? "ONLY " : "",
+					jobstate_table_name(relid));
+}
+
 static char *
 recount_query(JobstateAttachment *attachment, Oid relid,
 			  JobstateFilter *filter, JobstateParams *params)
@@ -100,10 +112,8 @@ recount_query(JobstateAttachment *attachment, Oid relid,
 						 quote_identifier(NameStr(attachment->key.column[i].name)));
 
 	initStringInfo(&sql);
-	appendStringInfo(&sql, "SELECT pg_catalog.count(*), %s FROM %s%s WHERE true",
-					 columns.data,
-					 get_rel_relkind(relid) == RELKIND_RELATION ? "ONLY " : "",
-					 jobstate_table_name(relid));
+	appendStringInfo(&sql, "SELECT pg_catalog.count(*), %s FROM %s WHERE true",
+					 columns.data, jobstate_table_rows(relid));
 	jobstate_where_group(&sql, attachment, filter, params);
 	appendStringInfo(&sql, " GROUP BY %s", columns.data);
 	return sql.data;

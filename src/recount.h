@@ -31,6 +31,7 @@ extern int	jobstate_param(JobstateParams *params, Oid type, Datum value);
 extern void jobstate_where_group(StringInfo sql, JobstateAttachment *attachment,
 								 JobstateFilter *filter, JobstateParams *params);
 extern char *jobstate_table_name(Oid relid);
+extern char *jobstate_table_rows(Oid relid);
 
 extern int64 jobstate_recount(JobstateAttachment *attachment, Oid relid,
 							  JobstateFilter *filter, Snapshot snapshot,

@@ -238,7 +238,7 @@ move_query(JobstateAttachment *attachment, const char *id, int to,
 					" WHERE t.%s OPERATOR(pg_catalog.=) picked.id"
 					" RETURNING t.%s::bigint AS id)"
 					" SELECT id FROM moved ORDER BY id",
-					picked, jobstate_table_name(attachment->target),
+					picked, jobstate_table_rows(attachment->target),
 					quote_identifier(NameStr(attachment->state_column)),
 					jobstate_state_literal(attachment, to), id, id);
 }
@@ -266,7 +266,7 @@ jobstate_transition(PG_FUNCTION_ARGS)
 	(void) jobstate_param(&params, INT8ARRAYOID, PG_GETARG_DATUM(1));
 	picked = psprintf("SELECT %s AS id FROM %s WHERE %s OPERATOR(pg_catalog.=) ANY ($1)"
 					  " AND %s ORDER BY %s FOR NO KEY UPDATE",
-					  id, jobstate_table_name(attachment->target), id,
+					  id, jobstate_table_rows(attachment->target), id,
 					  jobstate_state_condition(attachment,
 											   sources(attachment, to,
 													   PG_ARGISNULL(3) ? NULL :
@@ -310,7 +310,7 @@ jobstate_take(PG_FUNCTION_ARGS)
 
 	initStringInfo(&picked);
 	appendStringInfo(&picked, "SELECT %s AS id FROM %s WHERE %s",
-					 id, jobstate_table_name(attachment->target),
+					 id, jobstate_table_rows(attachment->target),
 					 jobstate_state_condition(attachment,
 											  sources(attachment, to, PG_GETARG_TEXT_PP(1))));
 	jobstate_where_group(&picked, attachment, &filter, &params);

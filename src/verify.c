@@ -5,11 +5,11 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
-#include "access/tableam.h"
+#include "catalog/pg_inherits.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 
@@ -80,6 +80,9 @@ jobstate_verify(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	attachment = jobstate_attachment(PG_GETARG_OID(0));
 	jobstate_counts_check_rights(attachment->target);
+	/* first, so that no TRUNCATE comes between the counters and the rows */
+	LockRelationOid(attachment->target, AccessShareLock);
+	(void) find_all_inheritors(attachment->target, AccessShareLock, NULL);
 	role = jobstate_become(jobstate_owner_of(attachment->target));
 	if (jobstate_counts_read(attachment, NULL, NULL, &snapshot,
 							 counted) == JOBSTATE_READ_COUNTED)
