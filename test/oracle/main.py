@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The oracle harness: random sessions on attached tables, and after each round a recount that must agree.
 
-usage: main.py [--seed N] [--seconds S] [--rounds N] [--sessions K] [--length L] [--print]
+usage: main.py [--seed N] [--seconds S] [--rounds N] [--sessions K] [--length L] [--kind KIND] [--print] [--dsn DSN]
 
 Connects as libpq's environment says, as a superuser, to a database of its own. What the sessions do follows from the
 seed alone; how they meet does not. A failure prints the seed, the difference and where the sessions' statements are.
@@ -66,8 +66,9 @@ class Harness:
         if kind == "alone":
             return [Alone(seed, self.tables).script(options.length)]
         if kind == "apart":
-            return [*(Apart(seed, self.tables, n, options.sessions).script(options.length) for n in range(options.sessions)),
-                    folder(seed, options.length)]
+            writers = [Apart(seed, self.tables, n, options.sessions) for n in range(options.sessions)]
+            return [writer.script(options.length) for writer in writers] + \
+                [folder(seed, options.length)] * writers[0].folded
         writers = [Writer(seed, self.tables, n, options.sessions, False) for n in range(options.sessions)]
         if kind == "rebuilt":
             writers[0] = Rebuilder(seed, self.tables, 0, options.sessions, False)

@@ -161,7 +161,7 @@ class Session(threading.Thread):
             raise Failure(f"lost its connection in {statement.sql}: {message}")
         if code == "40P01" and self.is_ours(error):
             raise Failure(f"deadlock on the counters: {statement.sql}: {message}\n{error.diag.context}")
-        if code == "40001" and self.is_read_committed() and "moved to another partition" not in message:
+        if code == "40001" and not self.keeps_snapshot() and "moved to another partition" not in message:
             raise Failure(f"40001 in READ COMMITTED: {statement.sql}: {message}")
         if self.stage.rebuilt and code in UNDER_DDL:
             return
@@ -173,12 +173,12 @@ class Session(threading.Thread):
         return re.search(r'in relation "(segment|base|rollup|attachment)', error.diag.context or "") or \
             any(f"relation {oid} " in error.diag.message_detail for oid in self.stage.own_relations)
 
-    def is_read_committed(self):
-        return self.isolation and "REPEATABLE" not in self.isolation and "SERIALIZABLE" not in self.isolation
+    def keeps_snapshot(self):
+        return self.isolation.endswith(("REPEATABLE READ", "SERIALIZABLE"))
 
     def excused(self, statement):
         """Only a transaction that keeps its snapshot can have one that is older than a TRUNCATE."""
-        if not self.isolation or self.is_read_committed():
+        if not self.keeps_snapshot():
             return False
         with self.db.cursor() as cursor:
             if cursor.execute(REWRITTEN.format(statement.of)).fetchone()[0] > 0:
