@@ -70,6 +70,7 @@ Datum
 jobstate_verify(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Oid			target = PG_GETARG_OID(0);
 	JobstateAttachment *attachment;
 	JobstateTallySet *spelling = jobstate_tally_set_create(CurrentMemoryContext);
 	JobstateSums *counted = jobstate_sums_create(CurrentMemoryContext);
@@ -78,11 +79,12 @@ jobstate_verify(PG_FUNCTION_ARGS)
 	JobstateRole role;
 
 	InitMaterializedSRF(fcinfo, 0);
-	attachment = jobstate_attachment(PG_GETARG_OID(0));
-	jobstate_counts_check_rights(attachment->target);
+	(void) jobstate_attachment(target);
+	jobstate_counts_check_rights(target);
 	/* first, so that no TRUNCATE comes between the counters and the rows */
-	LockRelationOid(attachment->target, AccessShareLock);
-	(void) find_all_inheritors(attachment->target, AccessShareLock, NULL);
+	LockRelationOid(target, AccessShareLock);
+	(void) find_all_inheritors(target, AccessShareLock, NULL);
+	attachment = jobstate_attachment(target);
 	role = jobstate_become(jobstate_owner_of(attachment->target));
 	if (jobstate_counts_read(attachment, NULL, NULL, &snapshot,
 							 counted) == JOBSTATE_READ_COUNTED)
