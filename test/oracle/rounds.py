@@ -216,16 +216,26 @@ class Rebuilder(Writer):
 
     def step(self):
         table = self.by_name[self.random.choice((self.ops.table().attached, "oracle.listed", "oracle.ranged"))]
-        part = self.random.choice((table.name, *table.truncatable))
+        sequence = self.random.choice([*self.of_counting(table), *self.of_partitions(), *self.of_names()])
+        # Before this sequence hides what another one left. TRUNCATE obeys no snapshot, so none may come in between.
+        locked = Statement(f"LOCK TABLE {table.name} IN ACCESS SHARE MODE", UNDER_DDL)
+        check = compare.verify(table)
+        check.may = UNDER_DDL
+        body = [locked, check, *(Statement(sql, UNDER_DDL | HALF_DONE) for sql in ("COMMIT", "BEGIN", *sequence))]
+        return Transaction("BEGIN", body, self.random.choice(("COMMIT", "COMMIT", "COMMIT", "ROLLBACK")), may=LATE)
+
+    def switch(self, what):
+        return [f"ALTER TABLE {what} {how} TRIGGER jobstate_watch" for how in ("DISABLE", "ENABLE ALWAYS")]
+
+    def of_counting(self, table):
+        """What takes the counters away, and what gives them back."""
         whole = f"'{table.name}'::regclass"
-        off, on = (f"ALTER TABLE {part} {what} TRIGGER jobstate_watch" for what in ("DISABLE", "ENABLE ALWAYS"))
-        detach = "ALTER TABLE oracle.ranged DETACH PARTITION oracle.ranged_middle"
-        unseen = self.ops.delete(table).sql
         recount = f"SELECT jobstate.recount({whole})"
+        unseen = self.ops.delete(table).sql
+        off, on = self.switch(self.random.choice((table.name, *table.truncatable)))
         # a partition alone: those who write the others do not stand in the way, and are counted all the same
-        piece = self.random.choice(table.truncatable or (table.name,))
-        briefly = [f"ALTER TABLE {piece} {what} TRIGGER jobstate_watch" for what in ("DISABLE", "ENABLE ALWAYS")]
-        sequences = [
+        briefly = self.switch(self.random.choice(table.truncatable or (table.name,)))
+        return [
             [*briefly, "COMMIT", "BEGIN", recount],
             [*briefly, "COMMIT", "BEGIN", recount],
             [f"SELECT jobstate.rebuild({whole})"],
@@ -234,12 +244,24 @@ class Rebuilder(Writer):
             [off, unseen, on, recount],
             [off, unseen, on, "COMMIT", "BEGIN", recount],
             [off, "COMMIT", "BEGIN", unseen, on, "COMMIT", "BEGIN", recount],
+        ]
+
+    def of_partitions(self):
+        """Partitions that leave and come back changed, or come and go."""
+        detach = "ALTER TABLE oracle.ranged DETACH PARTITION oracle.ranged_middle"
+        recount = "SELECT jobstate.recount('oracle.ranged')"
+        return [
             [detach, RANGED_MIDDLE],
-            [detach, "COMMIT", "BEGIN", "UPDATE oracle.ranged_middle SET state = 1 WHERE id % 5 = 0", RANGED_MIDDLE, "COMMIT", "BEGIN",
-             "SELECT jobstate.recount('oracle.ranged')"],
+            [detach, "COMMIT", "BEGIN", "UPDATE oracle.ranged_middle SET state = 1 WHERE id % 5 = 0", RANGED_MIDDLE,
+             "COMMIT", "BEGIN", recount],
             ["CREATE TABLE oracle.ranged_new PARTITION OF oracle.ranged FOR VALUES FROM (3) TO (4)",
              "INSERT INTO oracle.ranged (id, state, g1) VALUES (1, 1, 3), (2, 1, 3.5)", "COMMIT", "BEGIN",
-             "DROP TABLE oracle.ranged_new", "COMMIT", "BEGIN", "SELECT jobstate.recount('oracle.ranged')"],
+             "DROP TABLE oracle.ranged_new", "COMMIT", "BEGIN", recount],
+        ]
+
+    def of_names(self):
+        """Names, types and a machine that change."""
+        return [
             ["ALTER TYPE oracle.colour RENAME VALUE 'red' TO 'crimson'", "ALTER TYPE oracle.colour RENAME VALUE 'crimson' TO 'red'"],
             ["ALTER TABLE oracle.named RENAME g1 TO gx", self.ops.stock(self.by_name["oracle.plain"]).sql,
              "UPDATE oracle.named SET gx = 3 WHERE id % 7 = 0", "ALTER TABLE oracle.named RENAME gx TO g1"],
@@ -249,13 +271,6 @@ class Rebuilder(Writer):
              "SELECT jobstate.recount('oracle.named')"],
             [MACHINE.replace('"new"', '"parked": 7, "new"'), "COMMIT", "BEGIN", MACHINE],
         ]
-        body = [Statement(sql, UNDER_DDL | HALF_DONE) for sql in self.random.choice(sequences)]
-        # Before this sequence hides what another one left. TRUNCATE obeys no snapshot, so none may come in between.
-        check = compare.verify(table)
-        check.may = UNDER_DDL
-        locked = Statement(f"LOCK TABLE {table.name} IN ACCESS SHARE MODE", UNDER_DDL)
-        body[:0] = [locked, check, Statement("COMMIT"), Statement("BEGIN")]
-        return Transaction("BEGIN", body, self.random.choice(("COMMIT", "COMMIT", "COMMIT", "ROLLBACK")), may=LATE)
 
 
 def stock(seed, tables, sessions):
