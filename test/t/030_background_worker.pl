@@ -37,16 +37,27 @@ my $workers = q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'jobs
 # Off: it stays as it is.
 $node->safe_psql('postgres', "SET jobstate.auto_maintain = off;\n$fill");
 my $full = log_size('postgres');
-cmp_ok($full, '>', 200 * 8192, 'a segment is full');
+cmp_ok($full, '>', 200 * 8192, 'the log is full');
 sleep 1;
 is(log_size('postgres'), $full, 'switched off, nothing is folded');
 is($node->safe_psql('postgres', $workers), '0', 'and no worker is started');
 
+# Writing goes on a little, because each session asks for a fold once in a second at most.
+sub folded_soon
+{
+	my ($user) = @_;
+	for (1 .. 20)
+	{
+		return 1 if log_size('postgres') < $full / 2;
+		$node->safe_psql('postgres', 'UPDATE job SET state = 3 - state WHERE id <= 2000', extra_params => [ '--username', $user ]);
+		select(undef, undef, undef, 0.2);
+	}
+	return 0;
+}
+
 # On, which it is by default: the next writer who finds it full has it folded.
 $node->safe_psql('postgres', $fill);
-ok($node->poll_query_until('postgres', q{
-		SELECT max(pg_relation_size(format('jobstate.segment_%s', n)::regclass)) < 200 * 8192 FROM generate_series(0, 7) n}),
-	'full segments are folded');
+ok(folded_soon('postgres'), 'full segments are folded');
 ok($node->poll_query_until('postgres', $workers, '0'), 'the worker goes away');
 is($node->safe_psql('postgres', 'SELECT * FROM jobstate.verify()'), '', 'the counts are right');
 
@@ -80,9 +91,7 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM job'), '20000', "and the u
 $node->safe_psql('postgres', "DROP TABLE job; $setup");
 $node->safe_psql('postgres', q{CREATE ROLE regress_worker LOGIN; GRANT SELECT, UPDATE ON job TO regress_worker});
 $node->safe_psql('postgres', $fill, extra_params => [ '--username', 'regress_worker' ]);
-ok($node->poll_query_until('postgres', q{
-		SELECT max(pg_relation_size(format('jobstate.segment_%s', n)::regclass)) < 200 * 8192 FROM generate_series(0, 7) n}),
-	'a plain worker role has it folded, too');
+ok(folded_soon('regress_worker'), 'a plain worker role has it folded, too');
 ok($node->poll_query_until('postgres', $workers, '0'), 'the worker goes away');
 is($node->safe_psql('postgres', 'SELECT * FROM jobstate.verify()'), '', 'the counts are right');
 
