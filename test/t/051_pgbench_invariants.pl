@@ -65,6 +65,9 @@ my %sql = (
 		UPDATE part SET state = $word WHERE id = :b;
 		SAVEPOINT s;
 		UPDATE job SET state = $next, queue = (queue + 1) % 4 WHERE id = :c;
+		SAVEPOINT t;
+		UPDATE job SET state = $next WHERE id = :c;
+		RELEASE t;
 		ROLLBACK TO s;
 		UPDATE job SET state = $next WHERE id = :b;
 		COMMIT;",
