@@ -170,7 +170,7 @@ class Harness:
             kind = self.kind(number)
             if self.options.print:
                 for n, script in enumerate(self.scripts(kind, number)):
-                    print(f"-- round {number} ({kind}), session {n}", *script.settings,
+                    print(f"-- round {number} ({kind}), session {n}", *(setting + ";" for setting in script.settings),
                           *(line for step in script.steps for line in walk(step)), sep="\n")
             sessions, failures = self.play(kind, number)
             self.add_up(sessions)
