@@ -26,8 +26,8 @@ $node->safe_psql('postgres', q{
 # Several sessions each, because backends do not all begin with the same segment. A
 # flush is not covered by statement_timeout, a wait for a lock in it is by lock_timeout.
 my $write = q{
-	SET statement_timeout = '500ms';
-	SET lock_timeout = '500ms';
+	SET statement_timeout = '3s';
+	SET lock_timeout = '3s';
 	UPDATE job SET state = 3 - state WHERE id = 1;
 	BEGIN;
 	INSERT INTO job SELECT max(id) + 1, 2, 1 FROM job;
