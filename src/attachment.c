@@ -271,20 +271,21 @@ jobstate_attachment(Oid target)
 	return attachment;
 }
 
-/* The watched table that this relation is, or is a partition of; or 0. */
+/*
+ * The watched table that this relation is, or is a partition of; or 0.  A
+ * partition whose concurrent detach is under way still is one: old snapshots
+ * write to it as such.
+ */
 Oid
 jobstate_attached_root(Oid relid)
 {
-	ListCell   *cell;
-
-	if (jobstate_attachment_if_any(relid) != NULL)
-		return relid;
-	if (!get_rel_relispartition(relid))
-		return InvalidOid;
-	foreach(cell, get_partition_ancestors(relid))
-		if (jobstate_attachment_if_any(lfirst_oid(cell)) != NULL)
-			return lfirst_oid(cell);
-	return InvalidOid;
+	while (jobstate_attachment_if_any(relid) == NULL)
+	{
+		if (!get_rel_relispartition(relid))
+			return InvalidOid;
+		relid = get_partition_parent(relid, true);
+	}
+	return relid;
 }
 
 static AttrNumber
