@@ -31,8 +31,9 @@ class Operations:
     # what a statement is made of
 
     def numbers(self, limit, n):
-        step = self.sessions if self.apart else 1
-        return self.random.sample(range(self.session + 1 if self.apart else 1, limit, step), n)
+        limit = max(limit, 2 * self.sessions + 1)
+        pool = range(self.session + 1, limit, self.sessions) if self.apart else range(1, limit)
+        return self.random.sample(pool, min(n, len(pool)))
 
     def ids(self, most=5):
         return self.numbers(IDS, self.random.randint(1, most))
