@@ -3,6 +3,7 @@
 -- functions that everybody may call: they read, and ask for the table's rights
 SELECT p.oid::regprocedure AS public_function FROM pg_proc p
  WHERE p.pronamespace = 'jobstate'::regnamespace AND p.proname !~ '^(upload|install)'
+   AND p.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)
    AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
                 WHERE a.grantee = 0 AND a.privilege_type = 'EXECUTE')
  ORDER BY p.oid::regprocedure::text COLLATE "C";
