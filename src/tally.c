@@ -107,11 +107,13 @@ jobstate_tally_set_find(JobstateTallySet *set, JobstateAttachment *attachment,
 	TallyEntry *entry;
 	bool		found;
 
+	/* to compare is cheaper than to hash */
+	if (set->last != NULL && set->last->attachment == attachment &&
+		jobstate_key_equal(&attachment->key, &set->last->key, key))
+		return set->last;
 	probe.attachment = attachment;
 	probe.hash = jobstate_key_hash(&attachment->key, key);
 	probe.key = *key;
-	if (set->last != NULL && same_key(set->last, &probe))
-		return set->last;
 
 	entry = tallyhash_lookup(set->hash, &probe);
 	if (entry == NULL)
