@@ -475,6 +475,7 @@ jobstate_rebuild(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(0))
 		jobstate_error_null("target");
+	PreventCommandIfReadOnly("rebuild()");
 	target = PG_GETARG_OID(0);
 	require_owner(target);
 	(void) lock_all(target, ShareRowExclusiveLock);

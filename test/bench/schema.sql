@@ -1,5 +1,5 @@
--- The same table four times: bare; watched by jobstate; counted by the customary
--- statement trigger that upserts; and watched, with a guard that knows one machine.
+-- The same table three times: bare, watched by jobstate, and counted by the customary statement trigger that
+-- upserts a counter row.
 CREATE EXTENSION IF NOT EXISTS jobstate;
 SELECT jobstate.define_machine('toggle', '{"a": 1, "b": 2}', '{"a -> b", "b -> a"}');
 
