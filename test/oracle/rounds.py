@@ -133,7 +133,7 @@ class Writer:
         if self.random.random() < 0.2 and self.ops.guarded:
             # Its own fold must not show it what its snapshot does not see. Not beside somebody who changes tables and
             # reads counts: who keeps readers of counts out had better not wait for a table.
-            body += [Statement("SELECT jobstate.fold()"), self.comparison(isolation)]
+            body += [Statement("SELECT jobstate.fold()", self.usual), self.comparison(isolation)]
         return Transaction(f"BEGIN ISOLATION LEVEL {isolation}", body, self.random.choice(("COMMIT", "ROLLBACK")),
                            may=self.usual | ORPHANED)
 
