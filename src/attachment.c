@@ -274,12 +274,15 @@ jobstate_attachment(Oid target)
 /*
  * The watched table that this relation is, or is a partition of; or 0.  A
  * partition whose concurrent detach is under way still is one: old snapshots
- * write to it as such.
+ * write to it as such.  Nothing is compiled: in the middle of a restore the
+ * machine may not be there yet.
  */
 Oid
 jobstate_attached_root(Oid relid)
 {
-	while (jobstate_attachment_if_any(relid) == NULL)
+	JobstateAttachmentRow row;
+
+	while (!jobstate_attachment_row(relid, &row))
 	{
 		if (!get_rel_relispartition(relid))
 			return InvalidOid;
