@@ -115,7 +115,7 @@ as('owner', 'CREATE EXTENSION jobstate');
 nothing_caught('by CREATE EXTENSION');
 is( $node->safe_psql('own', q{SET search_path = pg_catalog; SELECT string_agg(DISTINCT relowner::regrole::text, ' ')
 		 FROM pg_class WHERE relnamespace = 'jobstate'::regnamespace}),
-	'postgres', 'the catalogue and the log are not the owner\'s');
+	scalar getpwuid($>), 'the catalogue and the log are not the owner\'s');
 as('owner', 'SELECT * FROM jobstate.attachments; SELECT * FROM jobstate.machines; SELECT * FROM jobstate.transitions');
 nothing_caught('by the views');
 
