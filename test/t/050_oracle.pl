@@ -22,7 +22,7 @@ $node->start;
 for my $kind (qw(alone apart together rebuilt))
 {
 	my ($out, $err);
-	$node->safe_psql('postgres', "CREATE DATABASE $kind");
+	$node->safe_psql('postgres', "CREATE DATABASE $kind ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0");
 	local $ENV{PYTHONDONTWRITEBYTECODE} = 1;
 	IPC::Run::run(
 		[
