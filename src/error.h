@@ -11,9 +11,6 @@
 #include "attachment.h"
 #include "compat.h"
 
-/* SQLSTATE class JS: see the reference table in the README */
-#define ERRCODE_JOBSTATE_LEASE_LOST		MAKE_SQLSTATE('J','S','0','0','1')
-
 extern void jobstate_error_illegal_move(JobstateWatched *watched, Relation rel,
 										TupleTableSlot *slot, int from, int to) pg_attribute_noreturn();
 extern void jobstate_error_illegal_insert(JobstateWatched *watched, Relation rel,

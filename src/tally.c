@@ -150,13 +150,6 @@ find_delta(JobstateTally *tally, int16 state_id)
 	return delta;
 }
 
-/* Adds without a way back: for sets that do not outlive a call. */
-void
-jobstate_tally_set_add(JobstateTally *tally, int16 state_id, int64 n)
-{
-	find_delta(tally, state_id)->n += n;
-}
-
 /* All entries, in an array. */
 int
 jobstate_tally_set_list(JobstateTallySet *set, JobstateTally ***list)

@@ -50,8 +50,6 @@ extern JobstateTallySet *jobstate_tally_set_create(MemoryContext context);
 extern JobstateTally *jobstate_tally_set_find(JobstateTallySet *set,
 											  JobstateAttachment *attachment,
 											  JobstateKeyValues *key);
-extern void jobstate_tally_set_add(JobstateTally *tally, int16 state_id,
-								   int64 n);
 extern int	jobstate_tally_set_list(JobstateTallySet *set,
 									JobstateTally ***list);
 
