@@ -1,7 +1,8 @@
 /*
  * src/watch.c
  *
- * The one AFTER ROW trigger: guard first, tally second.
+ * The one AFTER ROW trigger: guard first, tally second.  Rows that the extension
+ * itself writes (rowwrite.c) come here without the detour by a trigger.
  *
  * An UPDATE that moves a row to another partition comes as a DELETE and an
  * INSERT.
@@ -28,6 +29,7 @@
 #include "error.h"
 #include "guard.h"
 #include "tally.h"
+#include "watch.h"
 
 PG_FUNCTION_INFO_V1(jobstate_watch);
 
@@ -77,43 +79,58 @@ take_half(JobstateWatched *watched, HeapTuple new, int *state)
 	return *state >= 0;
 }
 
+/* A row was inserted; "from" is the state of a moved row's other half, or -1. */
 static void
-watch_insert(JobstateWatched *watched, TriggerData *event)
+inserted(JobstateWatched *watched, Relation rel, TupleTableSlot *slot, int from)
 {
 	JobstateFact new;
-	int			from;
 
-	jobstate_fact_read(watched, event->tg_trigslot, &new);
-	jobstate_guard_state(watched, event->tg_relation, event->tg_trigslot, &new);
-	if (watched->relid != watched->attachment->target &&
-		take_half(watched, event->tg_trigtuple, &from))
-		jobstate_guard_move(watched, event->tg_relation, event->tg_trigslot,
-							from, new.state);
+	jobstate_fact_read(watched, slot, &new);
+	jobstate_guard_state(watched, rel, slot, &new);
+	if (from >= 0)
+		jobstate_guard_move(watched, rel, slot, from, new.state);
 	else
-		jobstate_guard_insert(watched, event->tg_relation, event->tg_trigslot, &new);
+		jobstate_guard_insert(watched, rel, slot, &new);
 	jobstate_tally_add(watched->attachment, &new, 1);
 }
 
-static void
-watch_update(JobstateWatched *watched, TriggerData *event)
+void
+jobstate_watch_inserted(JobstateWatched *watched, Relation rel, TupleTableSlot *slot)
+{
+	inserted(watched, rel, slot, -1);
+}
+
+void
+jobstate_watch_updated(JobstateWatched *watched, Relation rel,
+					   TupleTableSlot *oldslot, TupleTableSlot *newslot)
 {
 	JobstateFact old;
 	JobstateFact new;
 
-	jobstate_fact_read(watched, event->tg_newslot, &new);
-	jobstate_guard_state(watched, event->tg_relation, event->tg_newslot, &new);
-	jobstate_fact_read(watched, event->tg_trigslot, &old);
+	jobstate_fact_read(watched, newslot, &new);
+	jobstate_guard_state(watched, rel, newslot, &new);
+	jobstate_fact_read(watched, oldslot, &old);
 	if (old.state < 0)
 	{
 		/* it came in while the trigger was off: it was never counted */
-		jobstate_guard_insert(watched, event->tg_relation, event->tg_newslot, &new);
+		jobstate_guard_insert(watched, rel, newslot, &new);
 		jobstate_tally_add(watched->attachment, &new, 1);
 		return;
 	}
 	if (old.state != new.state)
-		jobstate_guard_move(watched, event->tg_relation, event->tg_newslot,
-							old.state, new.state);
+		jobstate_guard_move(watched, rel, newslot, old.state, new.state);
 	jobstate_tally_move(watched->attachment, &old, &new);
+}
+
+static void
+watch_insert(JobstateWatched *watched, TriggerData *event)
+{
+	int			from = -1;
+
+	if (watched->relid != watched->attachment->target &&
+		!take_half(watched, event->tg_trigtuple, &from))
+		from = -1;
+	inserted(watched, event->tg_relation, event->tg_trigslot, from);
 }
 
 static void
@@ -147,7 +164,8 @@ jobstate_watch(PG_FUNCTION_ARGS)
 		jobstate_error_trigger_unattached(event->tg_relation, event->tg_trigger);
 
 	if (TRIGGER_FIRED_BY_UPDATE(event->tg_event))
-		watch_update(watched, event);
+		jobstate_watch_updated(watched, event->tg_relation,
+							   event->tg_trigslot, event->tg_newslot);
 	else if (TRIGGER_FIRED_BY_INSERT(event->tg_event))
 		watch_insert(watched, event);
 	else
