@@ -9,6 +9,7 @@
 
 #include "catalog/index.h"
 #include "catalog/pg_class.h"
+#include "executor/executor.h"
 #include "storage/proc.h"
 #include "utils/acl.h"
 #include "utils/rel.h"
@@ -64,6 +65,31 @@
 #else
 #define jobstate_index_beginscan(heap, index, snapshot, nkeys) \
 	index_beginscan(heap, index, snapshot, NULL, nkeys, 0)
+#endif
+
+/* What table_tuple_update() says about indexes */
+#if PG_VERSION_NUM < 160000
+typedef bool JobstateIndexUpdate;
+#define jobstate_wants_indexes(u)	(u)
+#define jobstate_update_indexes(rri, slot, estate, u) \
+	ExecInsertIndexTuples(rri, slot, estate, true, false, NULL, NIL)
+#define jobstate_insert_indexes(rri, slot, estate) \
+	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
+#else
+typedef TU_UpdateIndexes JobstateIndexUpdate;
+#define jobstate_wants_indexes(u)	((u) != TU_None)
+#define jobstate_update_indexes(rri, slot, estate, u) \
+	ExecInsertIndexTuples(rri, slot, estate, true, false, NULL, NIL, (u) == TU_Summarizing)
+#define jobstate_insert_indexes(rri, slot, estate) \
+	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false)
+#endif
+
+#if PG_VERSION_NUM < 160000
+#define jobstate_epq_init(epq, estate) \
+	EvalPlanQualInit(epq, estate, NULL, NIL, -1)
+#else
+#define jobstate_epq_init(epq, estate) \
+	EvalPlanQualInit(epq, estate, NULL, NIL, -1, NIL)
 #endif
 
 #endif							/* JOBSTATE_COMPAT_H */

@@ -264,6 +264,17 @@ jobstate_error_negative(JobstateAttachment *attachment, const char *group,
 			 errhint("Rows were changed while the trigger was off. Run jobstate.verify() to see the drift and jobstate.rebuild() to mend it.")));
 }
 
+/* What stands in the log makes no sense. */
+void
+jobstate_error_damaged(const char *what, text *stored)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("a row of the counter log is damaged"),
+			 errdetail("Its %s are \"%s\".", what, text_to_cstring(stored)),
+			 errhint("Have the storage checked. TRUNCATE of all segment_* and base_* tables makes every table uncounted, and CALL jobstate.maintain() counts them again.")));
+}
+
 void
 jobstate_error_snapshot_truncated(Oid target)
 {
@@ -551,4 +562,15 @@ jobstate_error_triggers_off(Oid target)
 			 errmsg("the triggers of relation \"%s\" are disabled or missing",
 					get_rel_name(target)),
 			 errhint("Enable them with ALTER TABLE ... ENABLE ALWAYS TRIGGER, or detach and attach the table.")));
+}
+
+void
+jobstate_error_statement_trigger(Relation rel, Trigger *trigger)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("relation \"%s\" has a statement-level trigger, which this function does not fire",
+					RelationGetRelationName(rel)),
+			 errdetail("Trigger \"%s\".", trigger->tgname),
+			 errhint("Make it a row-level trigger, or disable it.")));
 }

@@ -23,6 +23,7 @@ extern void jobstate_error_no_edge(JobstateAttachment *attachment, int from, int
 extern void jobstate_error_no_state(JobstateAttachment *attachment, const char *name) pg_attribute_noreturn();
 extern void jobstate_error_negative(JobstateAttachment *attachment, const char *group,
 									const char *state, int64 n) pg_attribute_noreturn();
+extern void jobstate_error_damaged(const char *what, text *stored) pg_attribute_noreturn();
 extern void jobstate_error_snapshot_truncated(Oid target) pg_attribute_noreturn();
 
 extern void jobstate_error_null(const char *argument) pg_attribute_noreturn();
@@ -54,5 +55,6 @@ extern void jobstate_error_row_security(Oid target) pg_attribute_noreturn();
 extern void jobstate_error_trigger_protocol(const char *function) pg_attribute_noreturn();
 extern void jobstate_error_trigger_unattached(Relation rel, Trigger *trigger) pg_attribute_noreturn();
 extern void jobstate_error_triggers_off(Oid target) pg_attribute_noreturn();
+extern void jobstate_error_statement_trigger(Relation rel, Trigger *trigger) pg_attribute_noreturn();
 
 #endif							/* JOBSTATE_ERROR_H */

@@ -1,0 +1,224 @@
+/*
+ * src/rowwrite.c
+ *
+ * Writing rows of a watched table from C.
+ *
+ * Problem: of what a row of a batch costs, most is the server's AFTER ROW
+ * machinery, which queues an event, fetches both versions again and calls us.
+ * Solution: where ours is the only trigger, the row is handed to guard and tally
+ * as soon as it is written.
+ * Where a table has other triggers, foreign keys among them, the row goes the
+ * executor's way, so they fire, and ours with them.
+ *
+ * Constraints and indexes are looked after in both ways.  A row is never moved
+ * to another partition here.
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/rls.h"
+
+#include "attach.h"
+#include "compat.h"
+#include "error.h"
+#include "rowwrite.h"
+#include "watch.h"
+
+/* Whether the caller may do this to the table, as the executor would ask. */
+void
+jobstate_rows_check_rights(Oid target, AclMode rights)
+{
+	if (pg_class_aclmask(target, GetUserId(), rights, ACLMASK_ALL) != rights)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(target));
+	if (check_enable_rls(target, InvalidOid, false) == RLS_ENABLED)
+		jobstate_error_row_security(target);
+}
+
+/* Has the relation a trigger on its rows besides ours, or is ours off? */
+static bool
+wants_executor(Relation rel)
+{
+	TriggerDesc *triggers = rel->trigdesc;
+	bool		ours = false;
+	int			i;
+
+	for (i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+	{
+		Trigger    *trigger = &triggers->triggers[i];
+
+		if (strcmp(trigger->tgname, JOBSTATE_ROW_TRIGGER) == 0)
+			ours = trigger->tgenabled == TRIGGER_FIRES_ALWAYS;
+		else if (TRIGGER_FOR_ROW(trigger->tgtype))
+			return true;
+	}
+	return !ours;
+}
+
+/*
+ * Triggers of statements sit on the table that is named, and nobody fires them
+ * here.  Where the table is written by name they would, so say so.
+ */
+static void
+refuse_statement_triggers(Oid target)
+{
+	Relation	rel = table_open(target, AccessShareLock);
+	TriggerDesc *triggers = rel->trigdesc;
+	int			i;
+
+	for (i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+	{
+		Trigger    *trigger = &triggers->triggers[i];
+
+		if (!TRIGGER_FOR_ROW(trigger->tgtype) &&
+			!TRIGGER_FOR_TRUNCATE(trigger->tgtype) &&
+			trigger->tgenabled != TRIGGER_DISABLED)
+			jobstate_error_statement_trigger(rel, trigger);
+	}
+	table_close(rel, NoLock);
+}
+
+/* Opens the table, or a partition of it, for writing. */
+JobstateRowWriter *
+jobstate_row_writer_open(Oid relid, Oid target)
+{
+	JobstateRowWriter *writer = palloc0(sizeof(JobstateRowWriter));
+
+	refuse_statement_triggers(target);
+	writer->rel = table_open(relid, RowExclusiveLock);
+	if (!wants_executor(writer->rel))
+		writer->watched = jobstate_watched(relid);
+	writer->estate = CreateExecutorState();
+	writer->estate->es_output_cid = GetCurrentCommandId(true);
+	writer->rri = makeNode(ResultRelInfo);
+	InitResultRelInfo(writer->rri, writer->rel, 0, NULL, 0);
+	if (writer->watched == NULL)
+	{
+		jobstate_epq_init(&writer->epq, writer->estate);
+		AfterTriggerBeginQuery();
+	}
+	return writer;
+}
+
+static void
+open_indexes(JobstateRowWriter *writer)
+{
+	if (!writer->indexes_open)
+		ExecOpenIndices(writer->rri, false);
+	writer->indexes_open = true;
+}
+
+void
+jobstate_row_writer_close(JobstateRowWriter *writer)
+{
+	if (writer->watched == NULL)
+	{
+		AfterTriggerEndQuery(writer->estate);
+		EvalPlanQualEnd(&writer->epq);
+	}
+	if (writer->indexes_open)
+		ExecCloseIndices(writer->rri);
+	ExecCloseResultRelations(writer->estate);
+	ExecResetTupleTable(writer->estate->es_tupleTable, false);
+	FreeExecutorState(writer->estate);
+	table_close(writer->rel, NoLock);
+	pfree(writer);
+}
+
+/* The executor's way, on a row that is locked first. */
+static TM_Result
+update_by_executor(JobstateRowWriter *writer, TupleTableSlot *oldslot,
+				   TupleTableSlot *newslot, Snapshot snapshot, bool wait)
+{
+	TM_FailureData failure;
+	TupleTableSlot *locked = table_slot_create(writer->rel, NULL);
+	ItemPointerData tid = oldslot->tts_tid;
+	TM_Result	result = table_tuple_lock(writer->rel, &tid, snapshot, locked,
+										  writer->estate->es_output_cid,
+										  LockTupleNoKeyExclusive,
+										  wait ? LockWaitBlock : LockWaitSkip,
+										  0, &failure);
+
+	if (result == TM_Ok)
+	{
+		open_indexes(writer);
+		ExecSimpleRelationUpdate(writer->rri, writer->estate, &writer->epq,
+								 locked, newslot);
+	}
+	ExecDropSingleTupleTableSlot(locked);
+	return result;
+}
+
+/*
+ * Writes the new version of a row.  TM_Ok, or why it was not written: without
+ * wait a row that somebody else has locked is passed over.
+ */
+TM_Result
+jobstate_row_update(JobstateRowWriter *writer, TupleTableSlot *oldslot,
+					TupleTableSlot *newslot, Snapshot snapshot, bool wait)
+{
+	TM_FailureData failure;
+	LockTupleMode lockmode;
+	JobstateIndexUpdate indexes;
+	TM_Result	result;
+
+	if (writer->watched == NULL)
+		return update_by_executor(writer, oldslot, newslot, snapshot, wait);
+
+	if (writer->rel->rd_att->constr)
+		ExecConstraints(writer->rri, newslot, writer->estate);
+	result = table_tuple_update(writer->rel, &oldslot->tts_tid, newslot,
+								writer->estate->es_output_cid, snapshot,
+								InvalidSnapshot, wait, &failure, &lockmode,
+								&indexes);
+	if (result != TM_Ok)
+		return result;
+	if (jobstate_wants_indexes(indexes))
+	{
+		open_indexes(writer);
+		list_free(jobstate_update_indexes(writer->rri, newslot, writer->estate,
+										  indexes));
+	}
+	jobstate_watch_updated(writer->watched, writer->rel, oldslot, newslot);
+	ResetPerTupleExprContext(writer->estate);
+	return result;
+}
+
+static void
+insert_by_executor(JobstateRowWriter *writer, TupleTableSlot **slots, int n)
+{
+	int			i;
+
+	for (i = 0; i < n; i++)
+		ExecSimpleRelationInsert(writer->rri, writer->estate, slots[i]);
+}
+
+/* Inserts rows, a page at a time. */
+void
+jobstate_rows_insert(JobstateRowWriter *writer, TupleTableSlot **slots, int n)
+{
+	int			i;
+
+	open_indexes(writer);
+	if (writer->watched == NULL)
+	{
+		insert_by_executor(writer, slots, n);
+		return;
+	}
+	for (i = 0; writer->rel->rd_att->constr && i < n; i++)
+		ExecConstraints(writer->rri, slots[i], writer->estate);
+	table_multi_insert(writer->rel, slots, n, writer->estate->es_output_cid, 0, NULL);
+	for (i = 0; i < n; i++)
+	{
+		list_free(jobstate_insert_indexes(writer->rri, slots[i], writer->estate));
+		jobstate_watch_inserted(writer->watched, writer->rel, slots[i]);
+		ResetPerTupleExprContext(writer->estate);
+	}
+}

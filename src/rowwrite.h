@@ -1,0 +1,35 @@
+/*
+ * src/rowwrite.h
+ *
+ * Writing rows of a watched table from C.
+ */
+#ifndef JOBSTATE_ROWWRITE_H
+#define JOBSTATE_ROWWRITE_H
+
+#include "access/tableam.h"
+#include "nodes/execnodes.h"
+
+#include "attachment.h"
+
+/* A table or partition that is being written */
+typedef struct JobstateRowWriter
+{
+	Relation	rel;
+	JobstateWatched *watched;	/* NULL: let its triggers do it */
+	EState	   *estate;
+	ResultRelInfo *rri;
+	EPQState	epq;
+	bool		indexes_open;
+} JobstateRowWriter;
+
+extern void jobstate_rows_check_rights(Oid target, AclMode rights);
+extern JobstateRowWriter *jobstate_row_writer_open(Oid relid, Oid target);
+extern TM_Result jobstate_row_update(JobstateRowWriter *writer,
+									 TupleTableSlot *oldslot,
+									 TupleTableSlot *newslot,
+									 Snapshot snapshot, bool wait);
+extern void jobstate_rows_insert(JobstateRowWriter *writer,
+								 TupleTableSlot **slots, int n);
+extern void jobstate_row_writer_close(JobstateRowWriter *writer);
+
+#endif							/* JOBSTATE_ROWWRITE_H */
