@@ -1,0 +1,171 @@
+-- queue: what the verbs of management share ---------------------------------------
+--
+-- A job is looked up by its id in two ways: by its position, which is its id as
+-- long as it was not moved, or by the partial index on the ids of those that were.
+--
+-- Lock order: jobs by id, then unique keys by queue and key.  Whoever scans for
+-- jobs passes over the locked ones, so only those who were told ids wait.
+
+-- queue_state_name: the name of a state of the machine "job".
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.queue_state_name(state_id smallint)
+RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN (ARRAY['available', 'running', 'deferred', 'completed', 'failed', 'cancelled'])[state_id];
+COMMENT ON FUNCTION jobstate.queue_state_name(smallint)
+    IS 'the name of a job''s state id';
+
+-- queue_refuse: words every refusal of a single job.  What stands in the way is
+-- another job's id, where a unique key is the reason.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.queue_refuse(reason text, id bigint, state text DEFAULT NULL,
+    in_the_way bigint DEFAULT NULL)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+BEGIN
+    CASE reason
+        WHEN 'lease lost' THEN
+            RAISE EXCEPTION 'lease on job % is lost', id
+                USING ERRCODE = 'JS001',
+                      DETAIL = 'The token is not that of the job''s newest claim.',
+                      HINT = 'Drop the result: the job is somebody else''s, or waits to be claimed again.';
+        WHEN 'not found' THEN
+            RAISE EXCEPTION 'job % does not exist', id
+                USING ERRCODE = 'JS002',
+                      DETAIL = CASE WHEN EXISTS (SELECT FROM jobstate.dead_letter d WHERE d.id = queue_refuse.id)
+                                    THEN 'It is among the dead letters.'
+                                    ELSE 'It was never committed, or was deleted, or has ended and was pruned.' END,
+                      HINT = 'See jobstate.job_status().';
+        WHEN 'wrong state' THEN
+            RAISE EXCEPTION 'job % is not in a state for this', id
+                USING ERRCODE = 'JS003',
+                      DETAIL = format('Its state is "%s".', state),
+                      HINT = 'See jobstate.transitions for what can become of a job.';
+        WHEN 'key taken' THEN
+            RAISE EXCEPTION 'job % cannot come back', id
+                USING ERRCODE = 'JS003',
+                      DETAIL = format('Job %s has its unique key by now.', in_the_way),
+                      HINT = 'Wait until that job has ended, or cancel it.';
+    END CASE;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_refuse(text, bigint, text, bigint)
+    IS 'internal: raises JS001, JS002 or JS003 for a job';
+
+-- queue_require_array: refuses NULL in the place of an array, and in it.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.queue_require_array(argument text, elements anyarray)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    missing integer := array_position(elements, NULL);
+BEGIN
+    PERFORM jobstate.require_argument(argument, elements);
+    IF missing IS NOT NULL THEN
+        RAISE EXCEPTION 'argument "%" must not contain null', argument
+            USING ERRCODE = 'null_value_not_allowed',
+                  DETAIL = format('Element %s is null.', missing),
+                  HINT = 'Leave out what is not known.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_require_array(text, anyarray)
+    IS 'raises 22004 with the argument''s name if the array or one of its elements is null';
+
+-- queue_require_filter: what works on many jobs must be told on which.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.queue_require_filter(filtered boolean, everything boolean)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+AS $$
+BEGIN
+    PERFORM jobstate.require_argument('everything', everything);
+    IF NOT filtered AND NOT everything THEN
+        RAISE EXCEPTION 'no filter is given'
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = 'Without one, the jobs of every queue would be meant.',
+                  HINT = 'Name a queue or a kind, or say so with everything => true.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_require_filter(boolean, boolean)
+    IS 'internal: raises 22023 unless there is a filter or everything is meant';
+
+-- queue_lock: locks jobs and returns the ids of those that are there.
+-- Problem: while we wait for a job somebody moves it to another partition, and the
+-- wait ends in an error or, where it was moved by a deletion, without the job.
+-- Non-problems: a job that stays in its partition, wherever there; moves of jobs
+-- that we hold; REPEATABLE READ and above, where 40001 is the answer.
+-- Solution: under READ COMMITTED each look has a new snapshot, so look again until
+-- what is there is what is locked.
+-- Writes nothing.  Locks: the jobs, by id.
+CREATE FUNCTION jobstate.queue_lock(ids bigint[])
+RETURNS bigint[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    held bigint[];
+BEGIN
+    LOOP
+        BEGIN
+            held := ARRAY(SELECT j.id FROM jobstate.job j
+                           WHERE j.position = ANY (ids) AND j.id = j.position
+                              OR j.id = ANY (ids) AND j.id <> j.position
+                           ORDER BY j.id FOR UPDATE);
+            EXIT WHEN cardinality(held) = cardinality(ids)
+                   OR cardinality(held) = (SELECT count(*) FROM jobstate.job j
+                                            WHERE j.position = ANY (ids) AND j.id = j.position
+                                               OR j.id = ANY (ids) AND j.id <> j.position);
+        EXCEPTION WHEN serialization_failure THEN
+            IF current_setting('transaction_isolation') <> 'read committed' THEN
+                RAISE;
+            END IF;
+        END;
+    END LOOP;
+    RETURN held;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_lock(bigint[])
+    IS 'internal: locks jobs by id, wherever they are moved to, and returns the ids of those that exist';
+
+-- queue_key_take: a job that comes back takes its unique key again.  NULL, or the
+-- id of the job that keeps it out.  The key's row is written even if nothing in it
+-- changes, so that an enqueue that judged by an older snapshot fails with 40001.
+-- A key that was lost to another job in between keeps others out in the default
+-- states: which ones the job was enqueued with is known no more.
+-- Writes: unique_job.  Locks: the key's row.  The caller holds the job.
+CREATE FUNCTION jobstate.queue_key_take(queue text, unique_key text, id bigint)
+RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    usual CONSTANT text[] := '{available,running,deferred}';
+    owner record;
+BEGIN
+    INSERT INTO jobstate.unique_job AS u (queue, unique_key, id, states)
+    VALUES ($1, $2, $3, usual)
+        ON CONFLICT (queue, unique_key) DO UPDATE SET states = u.states
+    RETURNING u.id, u.states INTO owner;
+    IF owner.id = $3 THEN
+        RETURN NULL;
+    END IF;
+    IF EXISTS (SELECT FROM jobstate.job j
+                WHERE (j.position = owner.id AND j.id = j.position
+                       OR j.id = owner.id AND j.id <> j.position)
+                  AND jobstate.queue_state_name(j.state_id) = ANY (owner.states)) THEN
+        RETURN owner.id;
+    END IF;
+    UPDATE jobstate.unique_job u SET id = $3, states = usual WHERE u.queue = $1 AND u.unique_key = $2;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_key_take(text, text, bigint)
+    IS 'internal: gives a unique key to a job, or returns the id of the job that has it';
