@@ -18,11 +18,20 @@ COMMENT ON FUNCTION jobstate.take(regclass, text, text, jsonb, integer) IS
 -- prune ----------------------------------------------------------------------------------
 
 -- Deletes from the target as the caller, and writes rollup.
-CREATE FUNCTION jobstate.prune(target regclass, older_than interval, age_column name, batch integer DEFAULT 1000)
+CREATE FUNCTION jobstate.prune(target regclass, older_than interval, age_column name, batch integer DEFAULT 1000,
+                               states text[] DEFAULT NULL)
     RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'jobstate_prune';
-COMMENT ON FUNCTION jobstate.prune(regclass, interval, name, integer) IS
-    'deletes one batch of old rows in terminal states and adds them to the rollup; returns how many';
+COMMENT ON FUNCTION jobstate.prune(regclass, interval, name, integer, text[]) IS
+    'deletes one batch of old rows in terminal states, or in some of them, and adds them to the rollup; returns how many; the target may be a partition';
+
+-- Truncates the partition as the caller, and writes rollup.  Locks the partition
+-- against everybody.
+CREATE FUNCTION jobstate.prune_partition(part regclass, age_column name)
+    RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'jobstate_prune_partition';
+COMMENT ON FUNCTION jobstate.prune_partition(regclass, name) IS
+    'adds all rows of a partition to the rollup and truncates it; refused unless all are in terminal states; returns how many';
 
 -- fold, maintain ---------------------------------------------------------------------------
 
@@ -50,7 +59,8 @@ REVOKE EXECUTE ON FUNCTION
     jobstate.rebuild(regclass), jobstate.recount(regclass), jobstate.uncount(regclass),
     jobstate.uncount_dropped(oid), jobstate.transition(regclass, bigint[], text, text),
     jobstate.take(regclass, text, text, jsonb, integer),
-    jobstate.prune(regclass, interval, name, integer), jobstate.fold() FROM PUBLIC;
+    jobstate.prune(regclass, interval, name, integer, text[]),
+    jobstate.prune_partition(regclass, name), jobstate.fold() FROM PUBLIC;
 REVOKE EXECUTE ON PROCEDURE jobstate.maintain() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
     jobstate.define_machine(text, jsonb, text[], text[], text[]), jobstate.drop_machine(text),
@@ -58,5 +68,6 @@ GRANT EXECUTE ON FUNCTION
     jobstate.rebuild(regclass), jobstate.recount(regclass),
     jobstate.transition(regclass, bigint[], text, text),
     jobstate.take(regclass, text, text, jsonb, integer),
-    jobstate.prune(regclass, interval, name, integer), jobstate.fold() TO pg_database_owner WITH GRANT OPTION;
+    jobstate.prune(regclass, interval, name, integer, text[]),
+    jobstate.prune_partition(regclass, name), jobstate.fold() TO pg_database_owner WITH GRANT OPTION;
 GRANT EXECUTE ON PROCEDURE jobstate.maintain() TO pg_database_owner WITH GRANT OPTION;

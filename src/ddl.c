@@ -35,6 +35,7 @@
 #include "attach.h"
 #include "attachmentrow.h"
 #include "catalog.h"
+#include "ddl.h"
 #include "error.h"
 #include "recount.h"
 #include "tally.h"
@@ -44,6 +45,9 @@ PG_FUNCTION_INFO_V1(jobstate_ddl_command_end);
 PG_FUNCTION_INFO_V1(jobstate_uncount);
 PG_FUNCTION_INFO_V1(jobstate_uncount_dropped);
 PG_FUNCTION_INFO_V1(jobstate_watch_truncate);
+
+/* The partition that is being truncated after its rows were booked */
+static Oid	booked_partition = InvalidOid;
 
 /* The watched table that relid is or is part of gets an epoch without marker. */
 static void
@@ -455,7 +459,9 @@ jobstate_watch_truncate(PG_FUNCTION_ARGS)
 	root = jobstate_attached_root(relid);
 	if (!OidIsValid(root))
 		jobstate_error_trigger_unattached(event->tg_relation, event->tg_trigger);
-	if (root != relid)
+	if (relid == booked_partition)
+		jobstate_tally_truncated(jobstate_attachment(root));
+	else if (root != relid)
 		book_partition(jobstate_attachment(root), relid);
 	else
 	{
@@ -464,4 +470,29 @@ jobstate_watch_truncate(PG_FUNCTION_ARGS)
 		jobstate_attach_mark_counted(jobstate_attachment(root));
 	}
 	return PointerGetDatum(NULL);
+}
+
+/*
+ * Truncates a partition, as the caller, who has locked it and has told the
+ * tally of its rows.
+ */
+void
+jobstate_truncate_booked(Oid part)
+{
+	char	   *sql = psprintf("TRUNCATE %s", jobstate_table_name(part));
+	Oid			before = booked_partition;
+
+	booked_partition = part;
+	PG_TRY();
+	{
+		jobstate_spi_connect();
+		if (SPI_execute(sql, false, 0) != SPI_OK_UTILITY)
+			elog(ERROR, "unexpected result of \"%s\"", sql);
+		jobstate_spi_finish();
+	}
+	PG_FINALLY();
+	{
+		booked_partition = before;
+	}
+	PG_END_TRY();
 }

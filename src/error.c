@@ -129,6 +129,12 @@ is_initial(JobstateMachine *machine, int from, int to)
 }
 
 static bool
+is_terminal(JobstateMachine *machine, int from, int to)
+{
+	return machine->state[to].is_terminal;
+}
+
+static bool
 is_any(JobstateMachine *machine, int from, int to)
 {
 	return true;
@@ -250,6 +256,42 @@ jobstate_error_no_state(JobstateAttachment *attachment, const char *name)
 					attachment->machine->name, name),
 			 errhint("States of the machine: %s.",
 					 list_states(attachment->machine, is_any, 0))));
+}
+
+void
+jobstate_error_not_terminal(JobstateAttachment *attachment, int state)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("state \"%s\" of machine \"%s\" is not terminal",
+					attachment->machine->state[state].name,
+					attachment->machine->name),
+			 errhint("Terminal states of the machine: %s.",
+					 list_states(attachment->machine, is_terminal, 0))));
+}
+
+/* A whole partition is to go, but not all of its rows are through. */
+void
+jobstate_error_not_done(JobstateAttachment *attachment, Oid part, int state, int64 n)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("relation \"%s\" holds rows that are not in a terminal state",
+					get_rel_name(part)),
+			 errdetail_plural(INT64_FORMAT " row is in state \"%s\".",
+							  INT64_FORMAT " rows are in state \"%s\".", n,
+							  n, attachment->machine->state[state].name),
+			 errhint("Move them to another partition first.")));
+}
+
+void
+jobstate_error_no_partition(Oid relid)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+			 errmsg("relation \"%s\" is not a partition that has rows of its own",
+					get_rel_name(relid)),
+			 errhint("Use jobstate.prune() for a whole table.")));
 }
 
 void

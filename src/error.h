@@ -21,6 +21,10 @@ extern void jobstate_error_unknown_state_counted(JobstateAttachment *attachment,
 												 const char *value, int64 n) pg_attribute_noreturn();
 extern void jobstate_error_no_edge(JobstateAttachment *attachment, int from, int to) pg_attribute_noreturn();
 extern void jobstate_error_no_state(JobstateAttachment *attachment, const char *name) pg_attribute_noreturn();
+extern void jobstate_error_not_terminal(JobstateAttachment *attachment, int state) pg_attribute_noreturn();
+extern void jobstate_error_not_done(JobstateAttachment *attachment, Oid part, int state,
+									int64 n) pg_attribute_noreturn();
+extern void jobstate_error_no_partition(Oid relid) pg_attribute_noreturn();
 extern void jobstate_error_negative(JobstateAttachment *attachment, const char *group,
 									const char *state, int64 n) pg_attribute_noreturn();
 extern void jobstate_error_damaged(const char *what, text *stored) pg_attribute_noreturn();

@@ -4,7 +4,9 @@
  * Old terminal rows become numbers.
  *
  * What goes into the rollup is computed from the rows that this very DELETE
- * removed, in the same transaction, so live + rolled up stays what it was.
+ * removed, in the same transaction, so live + rolled up stays what it was.  A
+ * whole partition goes by TRUNCATE: its rows are read once, under the lock
+ * that keeps everybody else out, for the rollup and for the tally.
  */
 #include "postgres.h"
 
@@ -14,23 +16,29 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/date.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/ruleutils.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
 #include "catalog.h"
 #include "compat.h"
+#include "ddl.h"
 #include "error.h"
 #include "recount.h"
+#include "tally.h"
 #include "transition.h"
 
 PG_FUNCTION_INFO_V1(jobstate_prune);
+PG_FUNCTION_INFO_V1(jobstate_prune_partition);
 
 /* The parts of a query that the primary key decides about */
 typedef struct KeyClauses
@@ -132,8 +140,49 @@ terminal_states(JobstateMachine *machine)
 	return states;
 }
 
+/* The states of these names, all of which must be terminal. */
+static Bitmapset *
+named_states(JobstateAttachment *attachment, ArrayType *names)
+{
+	Bitmapset  *states = NULL;
+	Datum	   *name;
+	bool	   *isnull;
+	int			n;
+	int			i;
+
+	deconstruct_array(names, TEXTOID, -1, false, TYPALIGN_INT, &name, &isnull, &n);
+	for (i = 0; i < n; i++)
+	{
+		char	   *wanted;
+		int			state;
+
+		if (isnull[i])
+			jobstate_error_null("states");
+		wanted = TextDatumGetCString(name[i]);
+		state = jobstate_machine_by_name(attachment->machine, wanted, strlen(wanted));
+		if (state < 0)
+			jobstate_error_no_state(attachment, wanted);
+		if (!attachment->machine->state[state].is_terminal)
+			jobstate_error_not_terminal(attachment, state);
+		states = bms_add_member(states, state);
+	}
+	return states;
+}
+
+/* Appends ", t.column AS g0, ..." for the group's columns. */
+static void
+group_columns(StringInfo sql, JobstateAttachment *attachment)
+{
+	int			i;
+
+	for (i = 0; i < attachment->key.ncolumns; i++)
+		appendStringInfo(sql, ", t.%s AS g%d",
+						 quote_identifier(NameStr(attachment->key.column[i].name)), i);
+}
+
 static char *
-prune_query(JobstateAttachment *attachment, const char *age_column)
+prune_query(JobstateAttachment *attachment, Oid relid, Bitmapset *states,
+			const char *age_column)
 {
 	KeyClauses	key;
 	StringInfoData sql;
@@ -142,12 +191,10 @@ prune_query(JobstateAttachment *attachment, const char *age_column)
 	char	   *day;
 	int			i;
 
-	key_clauses(attachment->target, &key);
-	age_clauses(attachment->target, age_column, &condition, &day);
+	key_clauses(relid, &key);
+	age_clauses(relid, age_column, &condition, &day);
 	initStringInfo(&groups);
-	for (i = 0; i < attachment->key.ncolumns; i++)
-		appendStringInfo(&groups, ", t.%s AS g%d",
-						 quote_identifier(NameStr(attachment->key.column[i].name)), i);
+	group_columns(&groups, attachment);
 
 	initStringInfo(&sql);
 	appendStringInfo(&sql,
@@ -156,11 +203,10 @@ prune_query(JobstateAttachment *attachment, const char *age_column)
 					 " gone AS (DELETE FROM %s AS t USING doomed WHERE %s"
 					 " RETURNING t.%s AS state, %s AS day%s)"
 					 " SELECT pg_catalog.count(*), gone.* FROM gone GROUP BY state, day",
-					 key.list.data, jobstate_table_rows(attachment->target),
-					 jobstate_state_condition(attachment,
-											  terminal_states(attachment->machine)),
+					 key.list.data, jobstate_table_rows(relid),
+					 jobstate_state_condition(attachment, states),
 					 condition, key.list.data,
-					 jobstate_table_rows(attachment->target), key.join.data,
+					 jobstate_table_rows(relid), key.join.data,
 					 quote_identifier(NameStr(attachment->state_column)),
 					 day, groups.data);
 	for (i = 0; i < attachment->key.ncolumns; i++)
@@ -231,12 +277,15 @@ write_rollup(JobstateAttachment *attachment, Rolled *rolled, uint64 n)
 	jobstate_return(role);
 }
 
-/* Deletes one batch and rolls it up.  Returns how many rows went. */
+/*
+ * Deletes one batch from relid, which is the attached table or a partition of
+ * it, and rolls it up.  Returns how many rows went.
+ */
 static int64
-prune(JobstateAttachment *attachment, const char *age_column,
-	  TimestampTz before, int64 batch)
+prune(JobstateAttachment *attachment, Oid relid, Bitmapset *states,
+	  const char *age_column, TimestampTz before, int64 batch)
 {
-	char	   *sql = prune_query(attachment, age_column);
+	char	   *sql = prune_query(attachment, relid, states, age_column);
 	Oid			types[] = {TIMESTAMPTZOID, INT8OID};
 	Datum		values[2];
 	Rolled	   *rolled;
@@ -262,11 +311,21 @@ prune(JobstateAttachment *attachment, const char *age_column,
 	return rows;
 }
 
-/* prune(target, older_than, age_column, batch) returns bigint */
+/* What this table is attached as: itself, or what it is a partition of */
+static JobstateAttachment *
+attachment_of(Oid relid)
+{
+	Oid			root = jobstate_attached_root(relid);
+
+	return jobstate_attachment(OidIsValid(root) ? root : relid);
+}
+
+/* prune(target, older_than, age_column, batch, states) returns bigint */
 Datum
 jobstate_prune(PG_FUNCTION_ARGS)
 {
 	static const char *const argument[] = {"target", "older_than", "age_column", "batch"};
+	JobstateAttachment *attachment;
 	TimestampTz before;
 	int			i;
 
@@ -275,10 +334,122 @@ jobstate_prune(PG_FUNCTION_ARGS)
 			jobstate_error_null(argument[i]);
 	if (PG_GETARG_INT32(3) <= 0)
 		jobstate_error_not_positive("batch");
+	attachment = attachment_of(PG_GETARG_OID(0));
 	before = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_mi_interval,
 													 TimestampTzGetDatum(GetCurrentTimestamp()),
 													 PG_GETARG_DATUM(1)));
-	PG_RETURN_INT64(prune(jobstate_attachment(PG_GETARG_OID(0)),
+	PG_RETURN_INT64(prune(attachment, PG_GETARG_OID(0),
+						  PG_ARGISNULL(4) ? terminal_states(attachment->machine) :
+						  named_states(attachment, PG_GETARG_ARRAYTYPE_P(4)),
 						  NameStr(*PG_GETARG_NAME(2)), before,
 						  PG_GETARG_INT32(3)));
+}
+
+/*
+ * Counts a partition's rows.  Those that tell no age have the day on which
+ * they go.
+ */
+static char *
+partition_query(JobstateAttachment *attachment, Oid part, const char *age_column)
+{
+	StringInfoData sql;
+	char	   *condition;
+	char	   *day;
+	int			i;
+
+	age_clauses(part, age_column, &condition, &day);
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT pg_catalog.count(*), t.%s AS state,"
+					 " COALESCE(%s, pg_catalog.timezone('UTC',"
+					 " pg_catalog.statement_timestamp())::pg_catalog.date) AS day",
+					 quote_identifier(NameStr(attachment->state_column)), day);
+	group_columns(&sql, attachment);
+	appendStringInfo(&sql, " FROM %s AS t GROUP BY state, day",
+					 jobstate_table_rows(part));
+	for (i = 0; i < attachment->key.ncolumns; i++)
+		appendStringInfo(&sql, ", g%d", i);
+	return sql.data;
+}
+
+/*
+ * One line of what the partition holds goes to the rollup and off the counts.
+ */
+static void
+book_result(JobstateAttachment *attachment, Oid part, HeapTuple tuple,
+			TupleDesc desc, Rolled *rolled)
+{
+	JobstateFact fact;
+	bool		isnull;
+	Datum		value = SPI_getbinval(tuple, desc, 2, &isnull);
+	int			i;
+
+	fact.state = jobstate_state_index(attachment, value, isnull);
+	if (fact.state < 0)
+		jobstate_error_unknown_state_counted(attachment, SPI_getvalue(tuple, desc, 2),
+											 DatumGetInt64(SPI_getbinval(tuple, desc, 1, &isnull)));
+	read_result(attachment, tuple, desc, rolled);
+	if (!attachment->machine->state[fact.state].is_terminal)
+		jobstate_error_not_done(attachment, part, fact.state, rolled->n);
+	for (i = 0; i < attachment->key.ncolumns; i++)
+		fact.key.value[i] = SPI_getbinval(tuple, desc, 4 + i, &fact.key.isnull[i]);
+	jobstate_tally_add(attachment, &fact, -rolled->n);
+}
+
+/*
+ * Rolls a whole partition up and truncates it.  The caller has it locked, so
+ * the newest snapshot sees all that goes.  The rows are counted by the table's
+ * owner, whose row security hides none; the TRUNCATE is the caller's.
+ */
+static int64
+prune_partition(JobstateAttachment *attachment, Oid part, const char *age_column)
+{
+	char	   *sql = partition_query(attachment, part, age_column);
+	JobstateRole role = jobstate_become(jobstate_owner_of(part));
+	Rolled	   *rolled;
+	int64		rows = 0;
+	uint64		n;
+	uint64		i;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	jobstate_spi_connect();
+	if (SPI_execute(sql, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "unexpected result of \"%s\"", sql);
+	n = SPI_processed;
+	rolled = palloc(sizeof(Rolled) * (n + 1));
+	for (i = 0; i < n; i++)
+	{
+		book_result(attachment, part, SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
+					&rolled[i]);
+		rows += rolled[i].n;
+	}
+	PopActiveSnapshot();
+	jobstate_return(role);
+	write_rollup(attachment, rolled, n);
+	jobstate_spi_finish();
+	jobstate_truncate_booked(part);
+	return rows;
+}
+
+/* prune_partition(part, age_column) returns bigint */
+Datum
+jobstate_prune_partition(PG_FUNCTION_ARGS)
+{
+	Oid			part;
+	AclResult	right;
+
+	if (PG_ARGISNULL(0))
+		jobstate_error_null("part");
+	if (PG_ARGISNULL(1))
+		jobstate_error_null("age_column");
+	part = PG_GETARG_OID(0);
+	(void) attachment_of(part);
+	if (!get_rel_relispartition(part) || get_rel_relkind(part) != RELKIND_RELATION)
+		jobstate_error_no_partition(part);
+	right = pg_class_aclcheck(part, GetUserId(), ACL_TRUNCATE);
+	if (right != ACLCHECK_OK)
+		aclcheck_error(right, OBJECT_TABLE, get_rel_name(part));
+	PreventCommandIfReadOnly("prune_partition()");
+	LockRelationOid(part, AccessExclusiveLock);
+	PG_RETURN_INT64(prune_partition(attachment_of(part), part,
+									NameStr(*PG_GETARG_NAME(1))));
 }
