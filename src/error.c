@@ -616,3 +616,22 @@ jobstate_error_statement_trigger(Relation rel, Trigger *trigger)
 			 errdetail("Trigger \"%s\".", trigger->tgname),
 			 errhint("Make it a row-level trigger, or disable it.")));
 }
+
+void
+jobstate_error_no_family(const char *family, const char *relation)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_TABLE),
+			 errmsg("relation \"jobstate.%s\" does not exist", relation),
+			 errhint("SELECT jobstate.install('%s') makes it.", family)));
+}
+
+void
+jobstate_error_no_slot(Relation rel, int slot)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_TABLE),
+			 errmsg("relation \"%s\" has no partition for slot %d",
+					RelationGetRelationName(rel), slot),
+			 errhint("SELECT jobstate.install('queue') makes it.")));
+}

@@ -11,6 +11,7 @@
 #include "catalog.h"
 #include "flush.h"
 #include "maintain.h"
+#include "lane.h"
 #include "tally.h"
 
 PG_MODULE_MAGIC;
@@ -29,4 +30,5 @@ _PG_init(void)
 	jobstate_tally_init();
 	jobstate_flush_init();
 	jobstate_maintain_init();
+	jobstate_lane_init();
 }

@@ -1,0 +1,180 @@
+/*
+ * src/jobtable.c
+ *
+ * The queue's job table, as C reads and writes it: its partitions by slot, opened
+ * as they are needed, and its columns by name.
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/table.h"
+#include "partitioning/partbounds.h"
+#include "partitioning/partdesc.h"
+#include "storage/lmgr.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "error.h"
+#include "jobtable.h"
+
+static const char *const column_name[JOB_COLUMNS] = {
+	"id", "position", "enqueued_at", "run_at", "slot", "priority", "max_attempts",
+	"attempt", "state_id", "cancel_requested", "token", "claimed_at", "lease_until",
+	"finished_at", "worker", "queue", "kind", "timeout", "unique_key", "limit_key",
+	"payload", "errors", "result"
+};
+
+/* One of the family's relations, which exist once it is installed. */
+Oid
+jobstate_queue_relation(const char *name)
+{
+	Oid			relid = get_relname_relid(name, jobstate_catalog()->schema);
+
+	if (!OidIsValid(relid))
+		jobstate_error_no_family("queue", name);
+	return relid;
+}
+
+/* A list partition's values are sorted, and ours have one each. */
+static int
+greatest_slot(Relation rel)
+{
+	PartitionBoundInfo bounds = RelationGetPartitionDesc(rel, true)->boundinfo;
+
+	if (bounds == NULL || bounds->ndatums == 0)
+		return -1;
+	return DatumGetInt16(bounds->datums[bounds->ndatums - 1][0]);
+}
+
+/* Opens the job table; the rights are the caller's on the whole of it. */
+JobstateJobTable *
+jobstate_jobs_open(AclMode rights, JobstateRing ring)
+{
+	JobstateJobTable *jobs = palloc(sizeof(JobstateJobTable));
+	Oid			relid = jobstate_queue_relation("job");
+
+	jobstate_rows_check_rights(relid, rights);
+	jobs->rel = table_open(relid, RowExclusiveLock);
+	jobs->ring = ring;
+	jobs->nslots = greatest_slot(jobs->rel) + 1;
+	jobs->part = palloc0(sizeof(JobstateJobPart *) * (jobs->nslots - JOB_SLOT_KEPT));
+	return jobs;
+}
+
+/* The partition for a slot.  Theirs is a list of one value each, in order. */
+static Oid
+partition_of(JobstateJobTable *jobs, int slot)
+{
+	PartitionDesc desc = RelationGetPartitionDesc(jobs->rel, true);
+	PartitionBoundInfo bounds = desc->boundinfo;
+	int			i;
+
+	for (i = 0; bounds != NULL && i < bounds->ndatums; i++)
+		if (DatumGetInt16(bounds->datums[i][0]) == slot)
+			return desc->oids[bounds->indexes[i]];
+	jobstate_error_no_slot(jobs->rel, slot);
+}
+
+/* Columns keep their place unless somebody altered the table. */
+static AttrNumber
+column_number(Relation rel, JobColumn column)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	AttrNumber	attno = column + 1;
+
+	if (attno > desc->natts ||
+		strcmp(NameStr(TupleDescAttr(desc, attno - 1)->attname),
+			   column_name[column]) != 0)
+		attno = get_attnum(RelationGetRelid(rel), column_name[column]);
+	if (attno <= 0)
+		jobstate_error_no_column(rel, column_name[column]);
+	return attno;
+}
+
+JobstateJobPart *
+jobstate_jobs_part(JobstateJobTable *jobs, int slot)
+{
+	JobstateJobPart **place;
+	JobstateJobPart *part;
+	Relation	rel;
+	int			i;
+
+	if (slot < JOB_SLOT_KEPT || slot >= jobs->nslots)
+		jobstate_error_no_slot(jobs->rel, slot);
+	place = &jobs->part[slot - JOB_SLOT_KEPT];
+	if (*place != NULL)
+		return *place;
+	part = palloc(sizeof(JobstateJobPart));
+	part->writer = jobstate_row_writer_open(partition_of(jobs, slot),
+											RelationGetRelid(jobs->rel));
+	rel = part->writer->rel;
+	for (i = 0; i < JOB_COLUMNS; i++)
+		part->attno[i] = column_number(rel, i);
+	part->pkey = index_open(jobstate_primary_key(rel), RowExclusiveLock);
+	part->old = table_slot_create(rel, NULL);
+	part->new = table_slot_create(rel, NULL);
+	*place = part;
+	return part;
+}
+
+void
+jobstate_jobs_close(JobstateJobTable *jobs)
+{
+	int			i;
+
+	for (i = 0; i < jobs->nslots - JOB_SLOT_KEPT; i++)
+	{
+		JobstateJobPart *part = jobs->part[i];
+
+		if (part == NULL)
+			continue;
+		ExecDropSingleTupleTableSlot(part->old);
+		ExecDropSingleTupleTableSlot(part->new);
+		index_close(part->pkey, NoLock);
+		jobstate_row_writer_close(part->writer);
+	}
+	table_close(jobs->rel, NoLock);
+}
+
+/* The slot of the ring where a row of this position was inserted. */
+int
+jobstate_job_slot(JobstateRing *ring, int64 position)
+{
+	return (JOB_NUMBER(position) / ring->slot_jobs) % ring->slots;
+}
+
+Datum
+jobstate_job_value(JobstateJobPart *part, TupleTableSlot *slot, JobColumn column,
+				   bool *isnull)
+{
+	return slot_getattr(slot, part->attno[column], isnull);
+}
+
+/* Begins the new version of a row as a copy of the old one. */
+void
+jobstate_job_copy(JobstateJobPart *part, TupleTableSlot *from)
+{
+	TupleTableSlot *new = part->new;
+	int			natts = new->tts_tupleDescriptor->natts;
+
+	slot_getallattrs(from);
+	ExecClearTuple(new);
+	memcpy(new->tts_values, from->tts_values, natts * sizeof(Datum));
+	memcpy(new->tts_isnull, from->tts_isnull, natts * sizeof(bool));
+	ExecStoreVirtualTuple(new);
+}
+
+void
+jobstate_job_set(JobstateJobPart *part, JobColumn column, Datum value)
+{
+	part->new->tts_values[part->attno[column] - 1] = value;
+	part->new->tts_isnull[part->attno[column] - 1] = false;
+}
+
+void
+jobstate_job_clear(JobstateJobPart *part, JobColumn column)
+{
+	part->new->tts_isnull[part->attno[column] - 1] = true;
+}

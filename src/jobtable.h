@@ -1,0 +1,95 @@
+/*
+ * src/jobtable.h
+ *
+ * The queue's job table, as C reads and writes it.
+ */
+#ifndef JOBSTATE_JOBTABLE_H
+#define JOBSTATE_JOBTABLE_H
+
+#include "access/genam.h"
+
+#include "rowwrite.h"
+
+/* The states of the machine "job" that C writes */
+#define JOB_AVAILABLE		1
+#define JOB_RUNNING			2
+#define JOB_COMPLETED		4
+
+/* Partitions beside the ring */
+#define JOB_SLOT_WAITING	(-1)
+#define JOB_SLOT_KEPT		(-2)
+
+/* A position is the lane's number and a number of the sequence */
+#define JOB_LANE_SHIFT		48
+#define JOB_NUMBER(position)	((position) & ((INT64CONST(1) << JOB_LANE_SHIFT) - 1))
+#define JOB_POSITION(lane, number)	(((int64) (lane) << JOB_LANE_SHIFT) | (number))
+
+/* In the order in which install_queue() makes them */
+typedef enum JobColumn
+{
+	JOB_ID,
+	JOB_POSITION_COLUMN,
+	JOB_ENQUEUED_AT,
+	JOB_RUN_AT,
+	JOB_SLOT,
+	JOB_PRIORITY,
+	JOB_MAX_ATTEMPTS,
+	JOB_ATTEMPT,
+	JOB_STATE_ID,
+	JOB_CANCEL_REQUESTED,
+	JOB_TOKEN,
+	JOB_CLAIMED_AT,
+	JOB_LEASE_UNTIL,
+	JOB_FINISHED_AT,
+	JOB_WORKER,
+	JOB_QUEUE,
+	JOB_KIND,
+	JOB_TIMEOUT,
+	JOB_UNIQUE_KEY,
+	JOB_LIMIT_KEY,
+	JOB_PAYLOAD,
+	JOB_ERRORS,
+	JOB_RESULT
+} JobColumn;
+#define JOB_COLUMNS			(JOB_RESULT + 1)
+
+/* How the sequence's numbers are dealt to the slots */
+typedef struct JobstateRing
+{
+	int			slots;
+	int64		slot_jobs;
+	int64		since;			/* the first number that is dealt so */
+} JobstateRing;
+
+/* A partition, open */
+typedef struct JobstateJobPart
+{
+	JobstateRowWriter *writer;
+	Relation	pkey;
+	AttrNumber	attno[JOB_COLUMNS];
+	TupleTableSlot *old;
+	TupleTableSlot *new;
+} JobstateJobPart;
+
+/* The table, open, and those of its partitions that were asked for */
+typedef struct JobstateJobTable
+{
+	Relation	rel;
+	JobstateRing ring;
+	int			nslots;			/* of the ring, old ones included */
+	JobstateJobPart **part;
+} JobstateJobTable;
+
+extern Oid	jobstate_queue_relation(const char *name);
+extern JobstateJobTable *jobstate_jobs_open(AclMode rights, JobstateRing ring);
+extern JobstateJobPart *jobstate_jobs_part(JobstateJobTable *jobs, int slot);
+extern void jobstate_jobs_close(JobstateJobTable *jobs);
+extern int	jobstate_job_slot(JobstateRing *ring, int64 position);
+
+extern Datum jobstate_job_value(JobstateJobPart *part, TupleTableSlot *slot,
+								JobColumn column, bool *isnull);
+extern void jobstate_job_copy(JobstateJobPart *part, TupleTableSlot *from);
+extern void jobstate_job_set(JobstateJobPart *part, JobColumn column, Datum value);
+extern void jobstate_job_clear(JobstateJobPart *part, JobColumn column);
+
+#endif							/* JOBSTATE_JOBTABLE_H */

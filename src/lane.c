@@ -1,0 +1,346 @@
+/*
+ * src/lane.c
+ *
+ * Available jobs of a lane, in order.
+ *
+ * The index on positions cannot tell an available job from one that is done, so
+ * a scan begins at a lower bound, the lane's floor.
+ * Problem: the floor must never pass a job that is, or becomes, available.  Jobs
+ * become available only by being inserted at a new position, so what is
+ * dangerous are transactions that drew a low number and have not committed.
+ * Solution: a scan that finds the first available job at P takes note of P and
+ * of the next transaction id.  Whoever drew a number below P had an id by then.
+ * A later scan, whose snapshot sees all those transactions ended, still finds
+ * nothing available below P: then P is a floor for ever.
+ * A scan also sees what its own transaction has done, so a floor counts only
+ * once that transaction has committed.
+ *
+ * Each backend keeps its floors, and publishes one now and then for backends
+ * that are new: jobstate.queue_window is only appended to, so nobody waits for
+ * it, and the row with the greatest ceiling counts.  The ceiling is for those
+ * who look for claimed jobs: none was ever claimed at or above it.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/fmgroids.h"
+#include "utils/hsearch.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "lane.h"
+
+/* Publish a floor after passing over this many rows in vain */
+#define PASSED_ENOUGH		1000
+
+/* And a ceiling for this many numbers to come */
+#define CEILING_AHEAD		4096
+
+/* What this backend knows of a lane */
+typedef struct KnownLane
+{
+	struct
+	{
+		Oid			window;
+		int32		lane;
+	}			key;			/* hash key */
+	int64		ceiling;		/* seen when the floor was computed */
+	int64		floor;
+	int64		pending;		/* the floor, once this transaction commits */
+	int64		candidate;		/* the next floor, if it stands the test */
+	uint64		horizon;
+	int64		passed;
+} KnownLane;
+
+static HTAB *known_lanes = NULL;
+
+static KnownLane *
+known_lane(int lane)
+{
+	KnownLane	wanted = {0};
+	KnownLane  *known;
+	bool		found;
+
+	wanted.key.window = jobstate_queue_relation("queue_window");
+	wanted.key.lane = lane;
+	if (known_lanes == NULL)
+	{
+		HASHCTL		ctl;
+
+		ctl.keysize = sizeof(wanted.key);
+		ctl.entrysize = sizeof(KnownLane);
+		known_lanes = hash_create("jobstate lanes", 64, &ctl, HASH_ELEM | HASH_BLOBS);
+	}
+	known = hash_search(known_lanes, &wanted.key, HASH_ENTER, &found);
+	if (!found)
+		*known = wanted;
+	return known;
+}
+
+static void
+settle_pending(bool committed)
+{
+	HASH_SEQ_STATUS status;
+	KnownLane  *known;
+
+	if (known_lanes == NULL)
+		return;
+	hash_seq_init(&status, known_lanes);
+	while ((known = hash_seq_search(&status)) != NULL)
+	{
+		if (committed && known->pending > known->floor)
+			known->floor = known->pending;
+		known->pending = 0;
+	}
+}
+
+static void
+at_transaction_end(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT)
+		settle_pending(true);
+	else if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		settle_pending(false);
+}
+
+static void
+at_subtransaction_end(SubXactEvent event, SubTransactionId mine,
+					  SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		settle_pending(false);
+}
+
+void
+jobstate_lane_init(void)
+{
+	RegisterXactCallback(at_transaction_end, NULL);
+	RegisterSubXactCallback(at_subtransaction_end, NULL);
+}
+
+static int64
+column(TupleTableSlot *slot, int attno)
+{
+	bool		isnull;
+
+	return DatumGetInt64(slot_getattr(slot, attno, &isnull));
+}
+
+/* The lane's row with the greatest ceiling */
+static void
+read_window(JobstateLane *lane, Snapshot snapshot)
+{
+	Relation	rel = table_open(jobstate_queue_relation("queue_window"), AccessShareLock);
+	Relation	index = index_open(jobstate_queue_relation("queue_window_lane"),
+								   AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	IndexScanDesc scan = jobstate_index_beginscan(rel, index, snapshot, 1);
+	ScanKeyData key;
+
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT2EQ, Int16GetDatum(lane->lane));
+	index_rescan(scan, &key, 1, NULL, 0);
+	lane->floor = lane->settled = lane->ceiling = JOB_POSITION(lane->lane, 0);
+	if (index_getnext_slot(scan, BackwardScanDirection, slot))
+	{
+		lane->floor = column(slot, 2);
+		lane->ceiling = column(slot, 3);
+		lane->settled = column(slot, 4);
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, AccessShareLock);
+	table_close(rel, AccessShareLock);
+}
+
+/* Begins a scan of the lane. */
+void
+jobstate_lane_open(JobstateLane *lane, JobstateLaneScan *scan)
+{
+	KnownLane  *known = known_lane(lane->lane);
+
+	read_window(lane, scan->snapshot);
+	if (lane->ceiling < known->ceiling)
+		known->floor = known->candidate = known->pending = 0;	/* begun anew */
+	lane->start = Max(lane->floor, known->floor);
+	lane->step = -1;
+	lane->part = NULL;
+	lane->slot = NULL;
+	lane->exhausted = false;
+	lane->first = lane->passed = lane->claimed = 0;
+}
+
+/*
+ * The slot to look at next: what was kept is older than what is on the ring, and
+ * there the slots come in the order in which their numbers were drawn.  A floor
+ * that is further behind than the ring is long says nothing about slots, and
+ * neither does one from before the ring was changed.
+ */
+static bool
+next_slot(JobstateLane *lane, JobstateLaneScan *scan, int *slot)
+{
+	JobstateRing *ring = &scan->jobs->ring;
+	int64		from = JOB_NUMBER(lane->start);
+	int64		first = from / ring->slot_jobs;
+	int64		last = scan->last / ring->slot_jobs;
+	int			step = ++lane->step;
+
+	if (step == 0)
+		*slot = JOB_SLOT_KEPT;
+	else if (from >= ring->since && last - first < ring->slots)
+	{
+		if (first + step - 1 > last)
+			return false;
+		*slot = (first + step - 1) % ring->slots;
+	}
+	else
+	{
+		if (step > scan->jobs->nslots)
+			return false;
+		*slot = (last + step) % scan->jobs->nslots;
+	}
+	return true;
+}
+
+static void
+end_part(JobstateLane *lane)
+{
+	if (lane->part == NULL)
+		return;
+	index_endscan(lane->scan);
+	ExecDropSingleTupleTableSlot(lane->slot);
+	lane->slot = NULL;
+	lane->part = NULL;
+}
+
+static bool
+begin_part(JobstateLane *lane, JobstateLaneScan *scan)
+{
+	ScanKeyData key[2];
+	int			slot;
+
+	end_part(lane);
+	if (!next_slot(lane, scan, &slot))
+		return false;
+	lane->part = jobstate_jobs_part(scan->jobs, slot);
+	lane->slot = table_slot_create(lane->part->writer->rel, NULL);
+	lane->scan = jobstate_index_beginscan(lane->part->writer->rel, lane->part->pkey,
+										  scan->snapshot, 2);
+	ScanKeyInit(&key[0], 1, BTGreaterEqualStrategyNumber, F_INT8GE,
+				Int64GetDatum(lane->start));
+	ScanKeyInit(&key[1], 1, BTLessStrategyNumber, F_INT8LT,
+				Int64GetDatum(JOB_POSITION(lane->lane + 1, 0)));
+	index_rescan(lane->scan, key, 2, NULL, 0);
+	return true;
+}
+
+/* Steps to the lane's next available job: its row is in lane->slot then. */
+bool
+jobstate_lane_next(JobstateLane *lane, JobstateLaneScan *scan)
+{
+	bool		isnull;
+
+	for (;;)
+	{
+		if (lane->part == NULL || !index_getnext_slot(lane->scan, ForwardScanDirection, lane->slot))
+		{
+			if (!begin_part(lane, scan))
+				break;
+			continue;
+		}
+		if (DatumGetInt16(jobstate_job_value(lane->part, lane->slot, JOB_STATE_ID,
+											 &isnull)) == JOB_AVAILABLE)
+		{
+			if (lane->first == 0)
+				lane->first = DatumGetInt64(jobstate_job_value(lane->part, lane->slot,
+															   JOB_POSITION_COLUMN, &isnull));
+			return true;
+		}
+		lane->passed++;
+		CHECK_FOR_INTERRUPTS();
+	}
+	lane->exhausted = true;
+	return false;
+}
+
+/* The oldest transaction id that the snapshot sees running, with its epoch */
+static uint64
+full_xmin(Snapshot snapshot)
+{
+	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
+
+	return next - (uint32) ((uint32) next - snapshot->xmin);
+}
+
+/* What the scan taught about the floor; see above. */
+static void
+learn_floor(JobstateLane *lane, JobstateLaneScan *scan, KnownLane *known)
+{
+	int64		first = lane->first;
+
+	if (first == 0 && lane->exhausted)
+		first = JOB_POSITION(lane->lane, scan->last + 1);
+	if (first == 0)
+		return;
+	known->ceiling = lane->ceiling;
+	known->passed += lane->passed;
+	if (known->candidate != 0 && first >= known->candidate &&
+		full_xmin(scan->snapshot) >= known->horizon)
+	{
+		known->pending = Max(known->pending, known->candidate);
+		known->candidate = 0;
+	}
+	if (known->candidate == 0 || first < known->candidate)
+	{
+		known->candidate = first;
+		known->horizon = scan->horizon;
+	}
+}
+
+static void
+publish(int16 lane, int64 floor, int64 ceiling, int64 settled)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid			types[] = {INT2OID, INT8OID, INT8OID, INT8OID};
+	Datum		values[4];
+
+	jobstate_spi_connect();
+	if (plan == NULL)
+	{
+		plan = SPI_prepare("INSERT INTO jobstate.queue_window VALUES ($1, $2, $3, $4)",
+						   4, types);
+		SPI_keepplan(plan);
+	}
+	values[0] = Int16GetDatum(lane);
+	values[1] = Int64GetDatum(floor);
+	values[2] = Int64GetDatum(ceiling);
+	values[3] = Int64GetDatum(settled);
+	if (SPI_execute_plan(plan, values, NULL, false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not write jobstate.queue_window");
+	jobstate_spi_finish();
+}
+
+/* Ends a scan: what was learned is remembered, and published where it is due. */
+void
+jobstate_lane_close(JobstateLane *lane, JobstateLaneScan *scan)
+{
+	KnownLane  *known = known_lane(lane->lane);
+	int64		floor;
+
+	end_part(lane);
+	learn_floor(lane, scan, known);
+	floor = Max(lane->floor, known->floor);
+	if (lane->claimed >= lane->ceiling)
+		lane->ceiling = Max(lane->claimed, JOB_POSITION(lane->lane, scan->last)) +
+			CEILING_AHEAD;
+	else if (floor == lane->floor || known->passed < PASSED_ENOUGH)
+		return;
+	publish(lane->lane, floor, lane->ceiling, lane->settled);
+	known->passed = 0;
+}

@@ -1,0 +1,281 @@
+/*
+ * src/queue.c
+ *
+ * The two verbs of the queue that every job goes through: claim and complete.
+ *
+ * They change rows in place, without the executor's detour per row, and do not
+ * wait where they can pass.  Everything else about the queue is SQL.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "catalog.h"
+#include "error.h"
+#include "lane.h"
+
+PG_FUNCTION_INFO_V1(jobstate_claim);
+
+/* A claim under way */
+typedef struct Claim
+{
+	/* what was asked for */
+	text	   *queue;
+	Datum		worker;
+	int			wanted;
+
+	/* the queue */
+	bool		paused;
+	bool		limited;
+	int64		aging;			/* microseconds per priority */
+	JobstateRing ring;
+	JobstateLane *lane;
+	int			nlanes;
+
+	/* the attempt that begins */
+	int64		token;
+	TimestampTz now;
+	TimestampTz lease_until;
+	ReturnSetInfo *rsinfo;
+	int			taken;
+} Claim;
+
+static Datum
+spi_value(int row, int column, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, isnull);
+}
+
+/* An interval that is days and time at most, as a difference of timestamps is */
+static int64
+microseconds(Interval *interval)
+{
+	return interval->day * USECS_PER_DAY + interval->time;
+}
+
+static void
+read_lanes(Claim *claim, MemoryContext context)
+{
+	bool		isnull;
+	int			i;
+
+	claim->nlanes = SPI_processed;
+	claim->lane = MemoryContextAllocZero(context, sizeof(JobstateLane) * (claim->nlanes + 1));
+	for (i = 0; i < claim->nlanes; i++)
+	{
+		claim->lane[i].lane = DatumGetInt16(spi_value(i, 1, &isnull));
+		claim->lane[i].priority = DatumGetInt16(spi_value(i, 2, &isnull));
+		claim->lane[i].shard = DatumGetInt16(spi_value(i, 3, &isnull));
+	}
+}
+
+/* The queue, its lanes and the ring, in one query */
+static void
+read_queue(Claim *claim, Datum lease, bool default_lease)
+{
+	static SPIPlanPtr plan = NULL;
+	MemoryContext context = CurrentMemoryContext;
+	Oid			types[] = {TEXTOID, TIMESTAMPTZOID, INTERVALOID};
+	char		nulls[] = {' ', ' ', default_lease ? 'n' : ' '};
+	Datum		values[3];
+	bool		isnull;
+
+	values[0] = PointerGetDatum(claim->queue);
+	values[1] = TimestampTzGetDatum(claim->now);
+	values[2] = lease;
+	jobstate_spi_connect();
+	if (plan == NULL)
+	{
+		plan = SPI_prepare("SELECT l.lane, l.priority, l.shard, q.paused_at IS NOT NULL,"
+						   " q.max_running IS NOT NULL OR q.max_running_per_key IS NOT NULL,"
+						   " $2 OPERATOR(pg_catalog.+) COALESCE($3, q.lease),"
+						   " ($2 OPERATOR(pg_catalog.+) q.aging) OPERATOR(pg_catalog.-) $2,"
+						   " r.slots, r.slot_jobs, r.since"
+						   " FROM jobstate.queue q, jobstate.queue_lane l, jobstate.queue_ring r"
+						   " WHERE q.queue OPERATOR(pg_catalog.=) $1"
+						   " AND l.queue OPERATOR(pg_catalog.=) $1"
+						   " ORDER BY l.priority, l.shard", 3, types);
+		SPI_keepplan(plan);
+	}
+	if (SPI_execute_plan(plan, values, nulls, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read jobstate.queue");
+	read_lanes(claim, context);
+	if (claim->nlanes > 0)
+	{
+		claim->paused = DatumGetBool(spi_value(0, 4, &isnull));
+		claim->limited = DatumGetBool(spi_value(0, 5, &isnull));
+		claim->lease_until = DatumGetTimestampTz(spi_value(0, 6, &isnull));
+		claim->aging = microseconds(DatumGetIntervalP(spi_value(0, 7, &isnull)));
+		claim->ring.slots = DatumGetInt16(spi_value(0, 8, &isnull));
+		claim->ring.slot_jobs = DatumGetInt64(spi_value(0, 9, &isnull));
+		claim->ring.since = DatumGetInt64(spi_value(0, 10, &isnull));
+	}
+	jobstate_spi_finish();
+}
+
+/*
+ * How urgent the lane's head is: less is more.  A job that has waited for k
+ * times the queue's aging counts k priorities more urgent.
+ */
+static int64
+urgency(Claim *claim, JobstateLane *lane)
+{
+	bool		isnull;
+	TimestampTz since = DatumGetTimestampTz(jobstate_job_value(lane->part, lane->slot,
+															   JOB_RUN_AT, &isnull));
+
+	return lane->priority - (claim->now - since) / claim->aging;
+}
+
+/*
+ * The lane to claim from.  Between shards that are equally urgent each backend
+ * has its own favourite, so that they do not step on each other's feet.
+ */
+static JobstateLane *
+most_urgent(Claim *claim, JobstateLaneScan *scan)
+{
+	JobstateLane *best = NULL;
+	int64		least = 0;
+	int			i;
+
+	for (i = 0; i < claim->nlanes; i++)
+	{
+		JobstateLane *lane = &claim->lane[(i + MyProcPid) % claim->nlanes];
+		int64		urgent;
+
+		if (lane->exhausted ||
+			(lane->slot == NULL && !jobstate_lane_next(lane, scan)))
+			continue;
+		urgent = claim->nlanes == 1 ? 0 : urgency(claim, lane);
+		if (best == NULL || urgent < least)
+		{
+			best = lane;
+			least = urgent;
+		}
+	}
+	return best;
+}
+
+/* Tells the caller of a job that is theirs now. */
+static void
+return_job(Claim *claim, JobstateJobPart *part)
+{
+	static const JobColumn column[] = {
+		JOB_ID, JOB_TOKEN, JOB_ATTEMPT, JOB_KIND, JOB_PAYLOAD, JOB_PRIORITY,
+		JOB_ENQUEUED_AT, JOB_LEASE_UNTIL
+	};
+	Datum		values[lengthof(column)];
+	bool		nulls[lengthof(column)];
+	int			i;
+
+	for (i = 0; i < lengthof(column); i++)
+		values[i] = jobstate_job_value(part, part->new, column[i], &nulls[i]);
+	tuplestore_putvalues(claim->rsinfo->setResult, claim->rsinfo->setDesc, values, nulls);
+	claim->taken++;
+}
+
+/* Takes the lane's current job, unless somebody else has it. */
+static void
+take_job(Claim *claim, JobstateLane *lane, Snapshot snapshot)
+{
+	JobstateJobPart *part = lane->part;
+	bool		isnull;
+	int16		attempt = DatumGetInt16(jobstate_job_value(part, lane->slot,
+														   JOB_ATTEMPT, &isnull));
+	int64		position = DatumGetInt64(jobstate_job_value(part, lane->slot,
+															JOB_POSITION_COLUMN, &isnull));
+
+	jobstate_job_copy(part, lane->slot);
+	jobstate_job_set(part, JOB_STATE_ID, Int16GetDatum(JOB_RUNNING));
+	jobstate_job_set(part, JOB_ATTEMPT, Int16GetDatum(attempt + 1));
+	jobstate_job_set(part, JOB_TOKEN, Int64GetDatum(claim->token));
+	jobstate_job_set(part, JOB_CLAIMED_AT, TimestampTzGetDatum(claim->now));
+	jobstate_job_set(part, JOB_LEASE_UNTIL, TimestampTzGetDatum(claim->lease_until));
+	jobstate_job_set(part, JOB_WORKER, claim->worker);
+	if (jobstate_row_update(part->writer, lane->slot, part->new, snapshot, false) != TM_Ok)
+		return;
+	lane->claimed = Max(lane->claimed, position);
+	return_job(claim, part);
+}
+
+static void
+claim_jobs(Claim *claim, JobstateLaneScan *scan)
+{
+	JobstateLane *lane;
+	int			i;
+
+	for (i = 0; i < claim->nlanes; i++)
+		jobstate_lane_open(&claim->lane[i], scan);
+	while (claim->taken < claim->wanted &&
+		   (lane = most_urgent(claim, scan)) != NULL)
+	{
+		do
+			take_job(claim, lane, scan->snapshot);
+		while (claim->taken < claim->wanted && jobstate_lane_next(lane, scan));
+		if (!lane->exhausted)
+			break;
+	}
+	for (i = 0; i < claim->nlanes; i++)
+		jobstate_lane_close(&claim->lane[i], scan);
+}
+
+/* Claims from the queue, which is neither paused nor limited. */
+static void
+claim_from(Claim *claim)
+{
+	JobstateLaneScan scan;
+	Oid			sequence = jobstate_queue_relation("job_number");
+
+	if (!pg_strong_random(&claim->token, sizeof(claim->token)))
+		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR),
+						errmsg("could not generate a random token")));
+	claim->token = (claim->token & PG_INT64_MAX) | 1;
+
+	scan.last = DatumGetInt64(DirectFunctionCall1(pg_sequence_last_value,
+												  ObjectIdGetDatum(sequence)));
+	scan.horizon = U64FromFullTransactionId(ReadNextFullTransactionId());
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	scan.snapshot = GetActiveSnapshot();
+	scan.jobs = jobstate_jobs_open(ACL_SELECT | ACL_UPDATE, claim->ring);
+	claim_jobs(claim, &scan);
+	jobstate_jobs_close(scan.jobs);
+	PopActiveSnapshot();
+}
+
+/* claim(queue, worker, n, lease) */
+Datum
+jobstate_claim(PG_FUNCTION_ARGS)
+{
+	static const char *const argument[] = {"queue", "worker", "n"};
+	Claim		claim = {0};
+	int			i;
+
+	for (i = 0; i < 3; i++)
+		if (PG_ARGISNULL(i))
+			jobstate_error_null(argument[i]);
+	if (PG_GETARG_INT32(2) <= 0)
+		jobstate_error_not_positive("n");
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	claim.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	claim.queue = PG_GETARG_TEXT_PP(0);
+	claim.worker = PG_GETARG_DATUM(1);
+	claim.wanted = PG_GETARG_INT32(2);
+	claim.now = GetCurrentTimestamp();
+	read_queue(&claim, PG_ARGISNULL(3) ? (Datum) 0 : PG_GETARG_DATUM(3), PG_ARGISNULL(3));
+	if (!PG_ARGISNULL(3) && claim.nlanes > 0 && claim.lease_until <= claim.now)
+		jobstate_error_not_positive("lease");
+	if (claim.nlanes > 0 && !claim.paused)
+		claim_from(&claim);
+	return (Datum) 0;
+}
