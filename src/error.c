@@ -635,3 +635,11 @@ jobstate_error_no_slot(Relation rel, int slot)
 					RelationGetRelationName(rel), slot),
 			 errhint("SELECT jobstate.install('queue') makes it.")));
 }
+
+void
+jobstate_error_array_lengths(const char *one, const char *other)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("arrays \"%s\" and \"%s\" must be of the same length", one, other)));
+}

@@ -59,6 +59,7 @@ extern void jobstate_error_row_security(Oid target) pg_attribute_noreturn();
 extern void jobstate_error_trigger_protocol(const char *function) pg_attribute_noreturn();
 extern void jobstate_error_trigger_unattached(Relation rel, Trigger *trigger) pg_attribute_noreturn();
 extern void jobstate_error_triggers_off(Oid target) pg_attribute_noreturn();
+extern void jobstate_error_array_lengths(const char *one, const char *other) pg_attribute_noreturn();
 extern void jobstate_error_no_family(const char *family, const char *relation) pg_attribute_noreturn();
 extern void jobstate_error_no_slot(Relation rel, int slot) pg_attribute_noreturn();
 extern void jobstate_error_statement_trigger(Relation rel, Trigger *trigger) pg_attribute_noreturn();

@@ -16,15 +16,19 @@
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "catalog.h"
+#include "compat.h"
 #include "error.h"
 #include "lane.h"
 
 PG_FUNCTION_INFO_V1(jobstate_claim);
+PG_FUNCTION_INFO_V1(jobstate_complete);
 
 /* A claim under way */
 typedef struct Claim
@@ -277,5 +281,247 @@ jobstate_claim(PG_FUNCTION_ARGS)
 		jobstate_error_not_positive("lease");
 	if (claim.nlanes > 0 && !claim.paused)
 		claim_from(&claim);
+	return (Datum) 0;
+}
+
+/* One job that is reported as done */
+typedef struct Report
+{
+	int64		id;
+	int64		token;
+	Datum		result;
+	bool		no_result;
+} Report;
+
+/* The ring as it was last read; where it misleads, a lookup finds the job. */
+static JobstateRing ring_hint = {0};
+
+static void
+read_ring(void)
+{
+	static SPIPlanPtr plan = NULL;
+	bool		isnull;
+
+	jobstate_spi_connect();
+	if (plan == NULL)
+	{
+		plan = SPI_prepare("SELECT slots, slot_jobs, since FROM jobstate.queue_ring", 0, NULL);
+		SPI_keepplan(plan);
+	}
+	if (SPI_execute_plan(plan, NULL, NULL, false, 1) != SPI_OK_SELECT || SPI_processed != 1)
+		elog(ERROR, "could not read jobstate.queue_ring");
+	ring_hint.slots = DatumGetInt16(spi_value(0, 1, &isnull));
+	ring_hint.slot_jobs = DatumGetInt64(spi_value(0, 2, &isnull));
+	ring_hint.since = DatumGetInt64(spi_value(0, 3, &isnull));
+	jobstate_spi_finish();
+}
+
+/* Where a job is that has moved, or where the ring says so no longer */
+static bool
+find_moved(int64 id, int64 *position, int *slot)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid			type = INT8ARRAYOID;
+	Datum		element = Int64GetDatum(id);
+	Datum		ids = PointerGetDatum(construct_array(&element, 1, INT8OID, 8,
+													  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	bool		isnull;
+	bool		found;
+
+	jobstate_spi_connect();
+	if (plan == NULL)
+	{
+		plan = SPI_prepare("SELECT f.\"position\", f.slot FROM jobstate.queue_find($1) f", 1, &type);
+		SPI_keepplan(plan);
+	}
+	if (SPI_execute_plan(plan, &ids, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look up a job");
+	found = SPI_processed == 1;
+	if (found)
+	{
+		*position = DatumGetInt64(spi_value(0, 1, &isnull));
+		*slot = DatumGetInt16(spi_value(0, 2, &isnull));
+	}
+	jobstate_spi_finish();
+	return found;
+}
+
+/* The row at a position of a partition */
+static bool
+row_at(JobstateJobPart *part, int64 position, Snapshot snapshot)
+{
+	IndexScanDesc scan = jobstate_index_beginscan(part->writer->rel, part->pkey, snapshot, 1);
+	ScanKeyData key;
+	bool		found;
+
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(position));
+	index_rescan(scan, &key, 1, NULL, 0);
+	found = index_getnext_slot(scan, ForwardScanDirection, part->old);
+	index_endscan(scan);
+	return found;
+}
+
+/* The job's row, in its partition's slot "old"; NULL: there is no such job. */
+static JobstateJobPart *
+job_row(JobstateJobTable *jobs, int64 id, Snapshot snapshot)
+{
+	JobstateJobPart *part;
+	int64		position;
+	int			slot = jobstate_job_slot(&jobs->ring, id);
+
+	if (slot < jobs->nslots)
+	{
+		part = jobstate_jobs_part(jobs, slot);
+		if (row_at(part, id, snapshot))
+			return part;
+	}
+	if (!find_moved(id, &position, &slot))
+		return NULL;
+	part = jobstate_jobs_part(jobs, slot);
+	return row_at(part, position, snapshot) ? part : NULL;
+}
+
+static void
+refuse_if_serial(void)
+{
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent update")));
+}
+
+/*
+ * Completes one job.  False: the token is not that of its attempt, or the job is
+ * not running.  Whoever reports the same attempt again hears the same.
+ */
+static bool
+complete_job(JobstateJobTable *jobs, Report *report, TimestampTz now)
+{
+	TM_Result	result;
+
+	do
+	{
+		JobstateJobPart *part;
+		bool		isnull;
+		int			state;
+
+		PushActiveSnapshot(GetTransactionSnapshot());
+		part = job_row(jobs, report->id, GetActiveSnapshot());
+		if (part == NULL ||
+			DatumGetInt64(jobstate_job_value(part, part->old, JOB_TOKEN,
+											 &isnull)) != report->token || isnull)
+		{
+			PopActiveSnapshot();
+			return false;
+		}
+		state = DatumGetInt16(jobstate_job_value(part, part->old, JOB_STATE_ID, &isnull));
+		if (state != JOB_RUNNING)
+		{
+			PopActiveSnapshot();
+			return state == JOB_COMPLETED;
+		}
+		jobstate_job_copy(part, part->old);
+		jobstate_job_set(part, JOB_STATE_ID, Int16GetDatum(JOB_COMPLETED));
+		jobstate_job_set(part, JOB_FINISHED_AT, TimestampTzGetDatum(now));
+		jobstate_job_clear(part, JOB_LEASE_UNTIL);
+		if (!report->no_result)
+			jobstate_job_set(part, JOB_RESULT, report->result);
+		result = jobstate_row_update(part->writer, part->old, part->new,
+									 GetActiveSnapshot(), true);
+		ExecClearTuple(part->old);
+		PopActiveSnapshot();
+		if (result != TM_Ok)
+			refuse_if_serial();
+		CHECK_FOR_INTERRUPTS();
+	} while (result != TM_Ok);
+	return true;
+}
+
+static int
+compare_reports(const void *a, const void *b)
+{
+	const Report *x = a;
+	const Report *y = b;
+
+	return (x->id > y->id) - (x->id < y->id);
+}
+
+static int
+read_array(FunctionCallInfo fcinfo, int argno, Oid type,
+		   Datum **elements, bool **nulls)
+{
+	int16		typlen;
+	bool		typbyval;
+	char		typalign;
+	int			n;
+
+	get_typlenbyvalalign(type, &typlen, &typbyval, &typalign);
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(argno), type, typlen, typbyval, typalign,
+					  elements, nulls, &n);
+	return n;
+}
+
+/* The three arrays as reports, in the order of ids, so that nobody deadlocks. */
+static int
+read_reports(FunctionCallInfo fcinfo, Report **reports)
+{
+	Datum	   *id;
+	Datum	   *token;
+	Datum	   *result = NULL;
+	bool	   *no_id;
+	bool	   *no_token;
+	bool	   *no_result = NULL;
+	int			n = read_array(fcinfo, 0, INT8OID, &id, &no_id);
+	int			i;
+
+	if (read_array(fcinfo, 1, INT8OID, &token, &no_token) != n)
+		jobstate_error_array_lengths("ids", "tokens");
+	if (!PG_ARGISNULL(2) && read_array(fcinfo, 2, JSONBOID, &result, &no_result) != n)
+		jobstate_error_array_lengths("ids", "results");
+	*reports = palloc(sizeof(Report) * (n + 1));
+	for (i = 0; i < n; i++)
+	{
+		if (no_id[i] || no_token[i])
+			jobstate_error_null(no_id[i] ? "ids" : "tokens");
+		(*reports)[i].id = DatumGetInt64(id[i]);
+		(*reports)[i].token = DatumGetInt64(token[i]);
+		(*reports)[i].no_result = result == NULL || no_result[i];
+		(*reports)[i].result = result == NULL ? (Datum) 0 : result[i];
+	}
+	qsort(*reports, n, sizeof(Report), compare_reports);
+	return n;
+}
+
+/* complete(ids, tokens, results) returns setof bigint: the ids that it held for */
+Datum
+jobstate_complete(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	TimestampTz now = GetCurrentTimestamp();
+	JobstateJobTable *jobs;
+	Report	   *report;
+	int			n;
+	int			i;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		jobstate_error_null(PG_ARGISNULL(0) ? "ids" : "tokens");
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	n = read_reports(fcinfo, &report);
+	if (n == 0)
+		return (Datum) 0;
+	if (ring_hint.slots == 0)
+		read_ring();
+	CommandCounterIncrement();
+	jobs = jobstate_jobs_open(ACL_SELECT | ACL_UPDATE, ring_hint);
+	for (i = 0; i < n; i++)
+	{
+		bool		isnull = false;
+		Datum		id = Int64GetDatum(report[i].id);
+
+		if ((i == 0 || report[i].id != report[i - 1].id) &&
+			complete_job(jobs, &report[i], now))
+			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &id, &isnull);
+	}
+	jobstate_jobs_close(jobs);
 	return (Datum) 0;
 }
