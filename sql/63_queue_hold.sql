@@ -77,6 +77,27 @@ $$;
 COMMENT ON FUNCTION jobstate.queue_require_array(text, anyarray)
     IS 'raises 22004 with the argument''s name if the array or one of its elements is null';
 
+-- queue_require_pairs: refuses arrays that do not belong together.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.queue_require_pairs(argument text, ids bigint[], elements anyarray)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM jobstate.queue_require_array('ids', ids);
+    PERFORM jobstate.queue_require_array(argument, elements);
+    IF cardinality(ids) <> cardinality(elements) THEN
+        RAISE EXCEPTION 'arguments "ids" and "%" must have the same length', argument
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = format('They have %s and %s elements.', cardinality(ids), cardinality(elements)),
+                  HINT = 'Give one element for each id, in the same order.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_require_pairs(text, bigint[], anyarray)
+    IS 'raises 22004 or 22023 unless there is one element for each id';
+
 -- queue_require_filter: what works on many jobs must be told on which.
 -- Writes nothing, locks nothing.
 CREATE FUNCTION jobstate.queue_require_filter(filtered boolean, everything boolean)
@@ -96,25 +117,28 @@ $$;
 COMMENT ON FUNCTION jobstate.queue_require_filter(boolean, boolean)
     IS 'internal: raises 22023 unless there is a filter or everything is meant';
 
--- queue_lock: locks jobs and returns the ids of those that are there.
+-- queue_hold: locks jobs and returns the positions of those that are there, by
+-- which the holder finds them: nobody else moves them now.
 -- Problem: while we wait for a job somebody moves it to another partition, and the
 -- wait ends in an error or, where it was moved by a deletion, without the job.
--- Non-problems: a job that stays in its partition, wherever there; moves of jobs
--- that we hold; REPEATABLE READ and above, where 40001 is the answer.
+-- Non-problems: a job that stays in its partition, wherever there; REPEATABLE READ
+-- and above, where 40001 is the answer.
 -- Solution: under READ COMMITTED each look has a new snapshot, so look again until
 -- what is there is what is locked.
 -- Writes nothing.  Locks: the jobs, by id.
-CREATE FUNCTION jobstate.queue_lock(ids bigint[])
+CREATE FUNCTION jobstate.queue_hold(ids bigint[])
 RETURNS bigint[]
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
 AS $$
 DECLARE
     held bigint[];
 BEGIN
     LOOP
         BEGIN
-            held := ARRAY(SELECT j.id FROM jobstate.job j
+            held := ARRAY(SELECT j.position FROM jobstate.job j
                            WHERE j.position = ANY (ids) AND j.id = j.position
                               OR j.id = ANY (ids) AND j.id <> j.position
                            ORDER BY j.id FOR UPDATE);
@@ -131,8 +155,8 @@ BEGIN
     RETURN held;
 END
 $$;
-COMMENT ON FUNCTION jobstate.queue_lock(bigint[])
-    IS 'internal: locks jobs by id, wherever they are moved to, and returns the ids of those that exist';
+COMMENT ON FUNCTION jobstate.queue_hold(bigint[])
+    IS 'internal: locks jobs, wherever they are moved to, and returns the positions of those that exist';
 
 -- queue_key_take: a job that comes back takes its unique key again.  NULL, or the
 -- id of the job that keeps it out.  The key's row is written even if nothing in it
