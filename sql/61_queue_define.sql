@@ -1,0 +1,207 @@
+-- queue: settings, lanes, and where a job is ----------------------------------------
+
+-- queue_define: makes a queue, or changes some of its settings.
+-- Writes: queue.  Locks: the queue's row.
+CREATE FUNCTION jobstate.queue_define(queue text, settings jsonb DEFAULT '{}')
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    name ALIAS FOR queue;
+    known CONSTANT text[] := '{shards,lease,max_attempts,backoff,aging,max_running,max_running_per_key,dead_letters,notify}';
+    unknown text;
+BEGIN
+    PERFORM jobstate.require_argument('queue', name);
+    PERFORM jobstate.require_argument('settings', settings);
+    SELECT min(k) INTO unknown FROM jsonb_object_keys(settings) k WHERE k <> ALL (known);
+    IF unknown IS NOT NULL THEN
+        RAISE EXCEPTION 'setting "%" does not exist', unknown
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = format('It was given for queue "%s".', name),
+                  HINT = format('Settings: %s.', array_to_string(known, ', '));
+    END IF;
+    INSERT INTO jobstate.queue (queue) VALUES (name) ON CONFLICT DO NOTHING;
+    UPDATE jobstate.queue q
+       SET (shards, lease, max_attempts, backoff, aging,
+            max_running, max_running_per_key, dead_letters, notify) =
+           (SELECT n.shards, n.lease, n.max_attempts, n.backoff, n.aging,
+                   n.max_running, n.max_running_per_key, n.dead_letters, n.notify
+              FROM jsonb_populate_record(q, settings) n)
+     WHERE q.queue = name;
+EXCEPTION
+    WHEN check_violation OR not_null_violation OR data_exception THEN
+        IF SQLSTATE IN ('22004', '22023') THEN
+            RAISE;
+        END IF;
+        RAISE EXCEPTION 'the settings for queue "%" are not valid', name
+            USING ERRCODE = 'invalid_parameter_value', DETAIL = SQLERRM || '.',
+                  HINT = 'Sizes, times and limits are above zero, shards at most 64; only the limits may be null, which is none.';
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_define(text, jsonb)
+    IS 'makes a queue or changes settings of it: {"max_attempts": 5, "lease": "5 min", ...}';
+
+-- queue_pause: writes pause() and resume(); a queue may be paused before its first job.
+-- Writes: queue.  Locks: the queue's row.
+CREATE FUNCTION jobstate.queue_pause(queue text, pauses boolean)
+RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    name ALIAS FOR queue;
+BEGIN
+    PERFORM jobstate.require_argument('queue', name);
+    INSERT INTO jobstate.queue (queue) VALUES (name) ON CONFLICT DO NOTHING;
+    UPDATE jobstate.queue q
+       SET paused_at = CASE WHEN pauses THEN clock_timestamp() END
+     WHERE q.queue = name AND q.paused_at IS NOT NULL <> pauses;
+    RETURN FOUND;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_pause(text, boolean)
+    IS 'internal: pauses or resumes a queue';
+
+CREATE FUNCTION jobstate.pause(queue text)
+RETURNS boolean
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS 'SELECT jobstate.queue_pause($1, true)';
+COMMENT ON FUNCTION jobstate.pause(text)
+    IS 'no job of the queue is claimed from now on; true if it was not paused before';
+
+CREATE FUNCTION jobstate.resume(queue text)
+RETURNS boolean
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS 'SELECT jobstate.queue_pause($1, false)';
+COMMENT ON FUNCTION jobstate.resume(text)
+    IS 'jobs of the queue are claimed again; true if it was paused';
+
+-- queue_add_lanes: makes sure that the queue exists, and with it the lanes of these
+-- priorities.  Only reads where they do.
+-- Writes: queue, queue_lane.  Locks nothing that stays.
+CREATE FUNCTION jobstate.queue_add_lanes(queue text, priorities integer[])
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    name ALIAS FOR queue;
+BEGIN
+    PERFORM FROM jobstate.queue q WHERE q.queue = name;
+    IF NOT FOUND THEN
+        INSERT INTO jobstate.queue (queue) VALUES (name) ON CONFLICT DO NOTHING;
+    END IF;
+    INSERT INTO jobstate.queue_lane (queue, priority, shard)
+    SELECT q.queue, p, s
+      FROM jobstate.queue q, generate_series(0, q.shards - 1) s, unnest(priorities) p
+     WHERE q.queue = name
+       AND NOT EXISTS (SELECT FROM jobstate.queue_lane l
+                        WHERE l.queue = q.queue AND l.priority = p AND l.shard = s)
+     GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+        ON CONFLICT DO NOTHING;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_add_lanes(text, integer[])
+    IS 'internal: creates a queue''s lanes where they are missing';
+
+-- queue_lane_of: the number of a lane, which is made if need be.  Without a shard,
+-- any one of the queue's.
+-- Writes: queue, queue_lane.  Locks nothing that stays.
+CREATE FUNCTION jobstate.queue_lane_of(queue text, priority integer, shard integer DEFAULT NULL)
+RETURNS smallint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    number smallint;
+BEGIN
+    LOOP
+        SELECT l.lane INTO number
+          FROM (SELECT q.queue, coalesce($3, floor(random() * q.shards)::integer) % q.shards AS shard
+                  FROM jobstate.queue q WHERE q.queue = $1) q
+          JOIN jobstate.queue_lane l ON l.queue = q.queue AND l.priority = $2 AND l.shard = q.shard;
+        EXIT WHEN FOUND;
+        PERFORM jobstate.queue_add_lanes($1, ARRAY[$2]);
+    END LOOP;
+    RETURN number;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_lane_of(text, integer, integer)
+    IS 'internal: the lane of a queue, a priority and a shard';
+
+-- queue_wake: tells those who listen that a queue has something to claim.  The
+-- server sends equal notifications of a transaction once.
+-- Writes nothing.  Locks: at commit, what NOTIFY locks, where the queue wants it.
+CREATE FUNCTION jobstate.queue_wake(queue text)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM pg_notify('jobstate_queue', q.queue) FROM jobstate.queue q WHERE q.queue = $1 AND q.notify;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_wake(text)
+    IS 'internal: notifies jobstate_queue, where the queue''s setting notify is on';
+
+-- next_due: how long a worker that got nothing may sleep.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.next_due(queue text)
+RETURNS interval
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    name ALIAS FOR queue;
+BEGIN
+    PERFORM jobstate.require_argument('queue', name);
+    IF EXISTS (SELECT FROM jobstate.queue q WHERE q.queue = name AND q.paused_at IS NOT NULL) THEN
+        RETURN NULL;
+    END IF;
+    IF EXISTS (SELECT FROM jobstate.counts('jobstate.job', jsonb_build_object('queue', name)) c
+                WHERE c.state = 'available' AND c.n > 0) THEN
+        RETURN interval '0';
+    END IF;
+    RETURN (SELECT min(w.run_at) - clock_timestamp() FROM jobstate.job_waiting w WHERE w.queue = name);
+END
+$$;
+COMMENT ON FUNCTION jobstate.next_due(text)
+    IS 'time until the queue''s next job is due: zero or less means now, null that none is or that the queue is paused';
+
+-- queue_find: where jobs are.  A job that was never moved lies under its id, in
+-- that position's slot or beside the ring; one that was has an index of its own.
+-- Writes nothing, locks nothing.  What is found may have moved on when it is locked.
+CREATE FUNCTION jobstate.queue_find(ids bigint[])
+RETURNS TABLE (id bigint, "position" bigint, slot smallint, state_id smallint)
+LANGUAGE plpgsql STABLE ROWS 10
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+        SELECT g.id, f."position", f.slot, f.state_id
+          FROM (SELECT DISTINCT i AS id, (((i & 281474976710655) / r.slot_jobs) % r.slots)::smallint AS home
+                  FROM unnest(ids) i, jobstate.queue_ring r WHERE r.singleton ORDER BY i OFFSET 0) g
+         CROSS JOIN LATERAL (
+                SELECT j."position", j.slot, j.state_id FROM jobstate.job j
+                 WHERE j.slot = ANY (ARRAY[g.home, -1::smallint, -2::smallint])
+                   AND j."position" = g.id AND j.id = g.id
+                UNION ALL
+                SELECT j."position", j.slot, j.state_id FROM jobstate.job j
+                 WHERE j.id = g.id AND j.id <> j."position"
+                 LIMIT 1) f;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_find(bigint[])
+    IS 'internal: position, partition and state of the jobs that exist, in the order of their ids';

@@ -1,0 +1,358 @@
+-- queue: unique keys ----------------------------------------------------------------
+--
+-- A key's row names the last job that took the key, and the states in which that
+-- job keeps others out.  Nothing is done when the job ends: whoever wants the key
+-- next looks at the job itself.
+--
+-- Problem: two jobs may want the key at once, or one that ended may come back
+-- (retry) while another takes the key.  Solution: whoever takes a key writes its
+-- row before the next statement looks at the holder, so the second one waits, and
+-- looks with a newer snapshot, or fails with 40001.
+
+-- queue_key_holders: of these keys, those that a job holds now.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.queue_key_holders(queue text, unique_keys text[])
+RETURNS TABLE (unique_key text, id bigint)
+LANGUAGE plpgsql STABLE ROWS 10
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+        SELECT u.unique_key, u.id
+          FROM jobstate.unique_job u
+         CROSS JOIN LATERAL jobstate.queue_find(ARRAY[u.id]) f
+          JOIN jobstate.state s ON s.machine = 'job' AND s.state_id = f.state_id
+         WHERE u.queue = $1 AND u.unique_key = ANY ($2) AND s.name = ANY (u.states);
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_key_holders(text, text[])
+    IS 'internal: the unique keys that are held, and by which jobs';
+
+-- queue_take_keys: for each job the key that it wants, or the job that has it: the
+-- holder is the job itself where it got the key.  Null keys have no holder.
+-- Writes: unique_job.  Locks: the keys' rows, in the order of the keys.
+CREATE FUNCTION jobstate.queue_take_keys(queue text, unique_keys text[], ids bigint[], states text[])
+RETURNS TABLE (id bigint, holder bigint)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    wanted CONSTANT bigint := (SELECT count(DISTINCT k) FROM unnest(unique_keys) k);
+    seen bigint;
+BEGIN
+    LOOP
+        INSERT INTO jobstate.unique_job (queue, unique_key, id, states)
+        SELECT DISTINCT ON (w.unique_key) $1, w.unique_key, w.id, $4
+          FROM unnest($2, $3) WITH ORDINALITY w (unique_key, id, ord)
+         WHERE w.unique_key IS NOT NULL
+         ORDER BY w.unique_key, w.ord
+            ON CONFLICT DO NOTHING;
+        GET DIAGNOSTICS seen = ROW_COUNT;
+        EXIT WHEN seen = wanted;
+        -- The others are there: hold them, then look at their jobs.
+        PERFORM FROM jobstate.unique_job u
+          WHERE u.queue = $1 AND u.unique_key = ANY ($2) ORDER BY u.unique_key FOR UPDATE;
+        GET DIAGNOSTICS seen = ROW_COUNT;
+        CONTINUE WHEN seen < wanted;
+        UPDATE jobstate.unique_job u
+           SET id = w.id, states = $4
+          FROM (SELECT DISTINCT ON (g.unique_key) g.unique_key, g.id
+                  FROM unnest($2, $3) WITH ORDINALITY g (unique_key, id, ord)
+                 ORDER BY g.unique_key, g.ord) w
+         WHERE u.queue = $1 AND u.unique_key = w.unique_key
+           AND (u.id = w.id
+                OR NOT EXISTS (SELECT FROM jobstate.queue_key_holders($1, ARRAY[u.unique_key])));
+        EXIT;
+    END LOOP;
+    RETURN QUERY
+        SELECT w.id, u.id
+          FROM unnest($2, $3) w (unique_key, id)
+          JOIN jobstate.unique_job u ON u.queue = $1 AND u.unique_key = w.unique_key;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_take_keys(text, text[], bigint[], text[])
+    IS 'internal: takes unique keys for jobs where nobody holds them';
+
+-- queue_key_states: the states that a unique key covers, checked.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.queue_key_states(states text[])
+RETURNS text[]
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    known text[] := ARRAY(SELECT s.name FROM jobstate.state s WHERE s.machine = 'job' ORDER BY s.state_id);
+BEGIN
+    IF states IS NULL THEN
+        RETURN '{available,running,deferred}';
+    END IF;
+    IF states = '{}' OR NOT states <@ known THEN
+        RAISE EXCEPTION 'argument "unique_states" must name states of a job'
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = format('It is %s.', states),
+                  HINT = format('States: %s.', array_to_string(known, ', '));
+    END IF;
+    RETURN states;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_key_states(text[])
+    IS 'internal: the states in which a unique key keeps others out; raises 22023';
+
+-- queue: bringing jobs in ------------------------------------------------------------
+
+-- enqueue_check: says what is wrong with a single job's arguments, if anything is.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.enqueue_check(queue text, kind text, payload jsonb, priority integer,
+    max_attempts integer, timeout interval)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM jobstate.require_argument('queue', queue);
+    PERFORM jobstate.require_argument('kind', kind);
+    PERFORM jobstate.require_argument('payload', payload);
+    PERFORM jobstate.require_argument('priority', priority);
+    IF queue = '' THEN
+        RAISE EXCEPTION 'argument "queue" must not be empty'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF priority NOT BETWEEN 1 AND 4 THEN
+        RAISE EXCEPTION 'priority % does not exist', priority
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = format('It was given for a job of queue "%s".', queue),
+                  HINT = 'Priorities are 1 (most urgent) to 4; 2 is the usual one.';
+    END IF;
+    PERFORM jobstate.require_positive('max_attempts', coalesce(max_attempts, 1) > 0);
+    PERFORM jobstate.require_positive('timeout', coalesce(timeout, '1 s') > '0');
+END
+$$;
+COMMENT ON FUNCTION jobstate.enqueue_check(text, text, jsonb, integer, integer, interval)
+    IS 'internal: raises 22004 or 22023 for a job that cannot be';
+
+-- enqueue: one job, in the caller's transaction.  A transaction id comes before the
+-- position, see queue_position().
+-- Writes: job; unique_job where there is a unique key; queue and queue_lane for the
+-- first job of a lane.  Locks: the unique key's row.
+CREATE FUNCTION jobstate.enqueue(queue text, kind text, payload jsonb DEFAULT '{}',
+    priority integer DEFAULT 2, run_at timestamptz DEFAULT NULL,
+    unique_key text DEFAULT NULL, unique_states text[] DEFAULT NULL,
+    max_attempts integer DEFAULT NULL, shard_key text DEFAULT NULL,
+    limit_key text DEFAULT NULL, timeout interval DEFAULT NULL,
+    OUT id bigint, OUT duplicate boolean)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    wakes boolean;
+BEGIN
+    IF ($1 <> '' AND $2 IS NOT NULL AND $3 IS NOT NULL AND $4 BETWEEN 1 AND 4 AND $6 IS NULL
+        AND coalesce($8, 1) > 0 AND coalesce($11, '1 s') > '0') IS NOT TRUE THEN
+        PERFORM jobstate.enqueue_check($1, $2, $3, $4, $8, $11);
+        SELECT m.id, m.duplicate INTO id, duplicate
+          FROM jobstate.enqueue_many($1, ARRAY[$2], ARRAY[$3], ARRAY[$4], ARRAY[$5], ARRAY[$6],
+                                     $7, ARRAY[$9], ARRAY[$10], $8, $11) m;
+        RETURN;
+    END IF;
+    LOOP
+        WITH placed AS MATERIALIZED (
+            SELECT l.lane::bigint << 48 | q.number AS place, q.max_attempts, q.notify,
+                   CASE WHEN $5 > clock_timestamp() THEN -1
+                        ELSE (q.number / r.slot_jobs) % r.slots END::smallint AS slot
+              FROM (SELECT q.*, CASE WHEN pg_current_xact_id() IS NOT NULL
+                                     THEN nextval('jobstate.job_number') END AS number
+                      FROM jobstate.queue q WHERE q.queue = $1) q
+              JOIN jobstate.queue_lane l
+                ON l.queue = q.queue AND l.priority = $4
+               AND l.shard = coalesce(hashtext($9)::bigint & 2147483647, q.number) % q.shards
+             CROSS JOIN jobstate.queue_ring r),
+        made AS (
+            INSERT INTO jobstate.job (id, "position", run_at, slot, priority, max_attempts, state_id,
+                                      queue, kind, timeout, limit_key, payload)
+            SELECT p.place, p.place, coalesce($5, clock_timestamp()), p.slot, $4, coalesce($8, p.max_attempts),
+                   CASE p.slot WHEN -1 THEN 3 ELSE 1 END, $1, $2, $11, $10, $3
+              FROM placed p)
+        SELECT p.place, false, p.notify AND p.slot >= 0 INTO id, duplicate, wakes FROM placed p;
+        EXIT WHEN FOUND;
+        PERFORM jobstate.queue_add_lanes($1, ARRAY[$4]);
+    END LOOP;
+    IF wakes THEN
+        PERFORM pg_notify('jobstate_queue', $1);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION jobstate.enqueue(text, text, jsonb, integer, timestamptz, text, text[], integer, text, text, interval)
+    IS 'adds a job and returns its id, or the id of the job that has the unique key';
+
+-- enqueue_rows: the one statement that brings a batch in, without unique keys'
+-- say.  A row for which an id is given already is left out.
+-- Writes: job.  Locks nothing.
+CREATE FUNCTION jobstate.enqueue_rows(queue text, kinds text[], payloads jsonb[], priorities integer[],
+    run_ats timestamptz[], unique_keys text[], shard_keys text[], limit_keys text[],
+    max_attempts integer, timeout interval, known bigint[])
+RETURNS bigint[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    ids bigint[];
+BEGIN
+    PERFORM pg_current_xact_id();
+    WITH given AS MATERIALIZED (
+        SELECT g.*, CASE WHEN g.known IS NULL THEN nextval('jobstate.job_number') END AS number
+          FROM unnest($2, $3, $4, $5, $6, $7, $8, $11) WITH ORDINALITY
+            AS g (kind, payload, priority, run_at, unique_key, shard_key, limit_key, known, ord)),
+    placed AS MATERIALIZED (
+        SELECT g.*, l.lane::bigint << 48 | g.number AS place, l.priority AS urgency, q.max_attempts,
+               CASE WHEN g.run_at > clock_timestamp() THEN -1
+                    ELSE (g.number / r.slot_jobs) % r.slots END::smallint AS slot
+          FROM given g
+          JOIN jobstate.queue q ON q.queue = $1
+          JOIN jobstate.queue_lane l
+            ON l.queue = q.queue AND l.priority = coalesce(g.priority, 2)
+           AND l.shard = coalesce(hashtext(g.shard_key)::bigint & 2147483647, g.number) % q.shards
+         CROSS JOIN jobstate.queue_ring r
+         WHERE g.known IS NULL),
+    made AS (
+        INSERT INTO jobstate.job (id, "position", run_at, slot, priority, max_attempts, state_id,
+                                  queue, kind, timeout, unique_key, limit_key, payload)
+        SELECT p.place, p.place, coalesce(p.run_at, clock_timestamp()), p.slot, p.urgency,
+               coalesce($9, p.max_attempts), CASE p.slot WHEN -1 THEN 3 ELSE 1 END,
+               $1, p.kind, $10, p.unique_key, p.limit_key, p.payload
+          FROM placed p ORDER BY p.ord)
+    SELECT array_agg(coalesce(g.known, p.place) ORDER BY g.ord) INTO ids
+      FROM given g LEFT JOIN placed p ON p.ord = g.ord;
+    RETURN ids;
+END
+$$;
+COMMENT ON FUNCTION jobstate.enqueue_rows(text, text[], jsonb[], integer[], timestamptz[], text[], text[], text[], integer, interval, bigint[])
+    IS 'internal: inserts a batch of jobs and returns their ids in the order given';
+
+-- enqueue_keyed: the same where some jobs have unique keys.  What a committed job
+-- holds is seen before anything is written; who loses a race, or comes second in
+-- the batch, takes its job back.
+-- Writes: job, unique_job.  Locks: the unique keys' rows, in the order of the keys.
+CREATE FUNCTION jobstate.enqueue_keyed(queue text, kinds text[], payloads jsonb[], priorities integer[],
+    run_ats timestamptz[], unique_keys text[], shard_keys text[], limit_keys text[],
+    max_attempts integer, timeout interval, states text[])
+RETURNS TABLE (id bigint, duplicate boolean)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    held bigint[];
+    ids bigint[];
+    holders bigint[];
+BEGIN
+    SELECT array_agg(h.id ORDER BY u.ord) INTO held
+      FROM unnest($6) WITH ORDINALITY u (unique_key, ord)
+      LEFT JOIN jobstate.queue_key_holders($1, $6) h USING (unique_key);
+    ids := jobstate.enqueue_rows($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, held);
+    SELECT array_agg(coalesce(g.known, t.holder, g.id) ORDER BY g.ord) INTO holders
+      FROM unnest(held, ids) WITH ORDINALITY g (known, id, ord)
+      LEFT JOIN jobstate.queue_take_keys($1,
+                    ARRAY(SELECT w.unique_key FROM unnest(held, $6) WITH ORDINALITY w (known, unique_key, ord)
+                           WHERE w.known IS NULL ORDER BY w.ord),
+                    ARRAY(SELECT w.id FROM unnest(held, ids) WITH ORDINALITY w (known, id, ord)
+                           WHERE w.known IS NULL ORDER BY w.ord), $11) t ON t.id = g.id;
+    IF holders <> ids THEN
+        PERFORM jobstate.queue_withdraw(ARRAY(
+            SELECT g.id FROM unnest(ids, holders) g (id, holder) WHERE g.id <> g.holder));
+    END IF;
+    RETURN QUERY
+        SELECT g.holder, g.holder <> g.id OR g.known IS NOT NULL
+          FROM unnest(holders, ids, held) WITH ORDINALITY g (holder, id, known, ord) ORDER BY g.ord;
+END
+$$;
+COMMENT ON FUNCTION jobstate.enqueue_keyed(text, text[], jsonb[], integer[], timestamptz[], text[], text[], text[], integer, interval, text[])
+    IS 'internal: enqueue_many() with unique keys';
+
+-- queue_withdraw: takes back jobs that the caller's transaction has just made.
+-- Writes: job.  Locks nothing more.
+CREATE FUNCTION jobstate.queue_withdraw(ids bigint[])
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_mergejoin = off
+AS $$
+#variable_conflict use_column
+BEGIN
+    DELETE FROM jobstate.job j USING jobstate.queue_find(ids) f
+     WHERE j.slot = f.slot AND j."position" = f."position";
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_withdraw(bigint[])
+    IS 'internal: deletes jobs of this transaction that lost their unique key';
+
+-- enqueue_many_check: the same for a batch.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.enqueue_many_check(queue text, n integer, sizes integer[], kinds text[],
+    payloads jsonb[], priorities integer[], max_attempts integer, timeout interval)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF n <> ANY (sizes) THEN
+        RAISE EXCEPTION 'the lists of a batch differ in length'
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = format('There are %s kinds; the lists that were given have %s elements.',
+                                  n, array_to_string(array_remove(sizes, NULL), ', ')),
+                  HINT = 'Give one element per job, null where it means nothing for that job.';
+    END IF;
+    PERFORM jobstate.enqueue_check(queue, k.kind, k.payload, coalesce(k.priority, 2), max_attempts, timeout)
+       FROM unnest(kinds, payloads, priorities) k (kind, payload, priority)
+      WHERE (k.kind IS NOT NULL AND k.payload IS NOT NULL
+             AND coalesce(k.priority, 2) BETWEEN 1 AND 4) IS NOT TRUE;
+    PERFORM jobstate.enqueue_check(queue, '', '{}', 2, max_attempts, timeout);
+END
+$$;
+COMMENT ON FUNCTION jobstate.enqueue_many_check(text, integer, integer[], text[], jsonb[], integer[], integer, interval)
+    IS 'internal: raises 22004 or 22023 for a batch that cannot be';
+
+-- enqueue_many: a batch of jobs of one queue, in the caller's transaction.
+-- Writes: job; unique_job where there are unique keys; queue and queue_lane for the
+-- first job of a lane.  Locks: the unique keys' rows, in the order of the keys.
+CREATE FUNCTION jobstate.enqueue_many(queue text, kinds text[], payloads jsonb[],
+    priorities integer[] DEFAULT NULL, run_ats timestamptz[] DEFAULT NULL,
+    unique_keys text[] DEFAULT NULL, unique_states text[] DEFAULT NULL,
+    shard_keys text[] DEFAULT NULL, limit_keys text[] DEFAULT NULL,
+    max_attempts integer DEFAULT NULL, timeout interval DEFAULT NULL)
+RETURNS TABLE (id bigint, duplicate boolean)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM jobstate.require_argument('queue', $1);
+    PERFORM jobstate.require_argument('kinds', $2);
+    PERFORM jobstate.require_argument('payloads', $3);
+    PERFORM jobstate.enqueue_many_check($1, cardinality($2),
+        ARRAY[cardinality($3), cardinality($4), cardinality($5), cardinality($6), cardinality($8), cardinality($9)],
+        $2, $3, $4, $10, $11);
+    IF cardinality($2) = 0 THEN
+        RETURN;
+    END IF;
+    PERFORM jobstate.queue_add_lanes($1, coalesce(array_replace($4, NULL, 2), '{2}'));
+    IF num_nonnulls(VARIADIC $6) > 0 THEN
+        RETURN QUERY
+            SELECT k.* FROM jobstate.enqueue_keyed($1, $2, $3, $4, $5, $6, $8, $9, $10, $11,
+                                                   jobstate.queue_key_states($7)) k;
+    ELSE
+        RETURN QUERY
+            SELECT r.id, false
+              FROM unnest(jobstate.enqueue_rows($1, $2, $3, $4, $5, NULL, $8, $9, $10, $11, NULL)) r (id);
+    END IF;
+    PERFORM jobstate.queue_wake($1);
+END
+$$;
+COMMENT ON FUNCTION jobstate.enqueue_many(text, text[], jsonb[], integer[], timestamptz[], text[], text[], text[], text[], integer, interval)
+    IS 'adds a batch of jobs and returns their ids in the order given, or those of the jobs that have the unique keys';

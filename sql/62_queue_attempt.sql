@@ -1,0 +1,434 @@
+-- queue: what a worker says about its jobs --------------------------------------------
+
+-- queue_pairs_check: ids and tokens go in pairs.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.queue_pairs_check(ids bigint[], tokens bigint[], more text, size integer)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM jobstate.require_argument('ids', ids);
+    PERFORM jobstate.require_argument('tokens', tokens);
+    PERFORM jobstate.require_argument('ids', CASE WHEN array_position(ids, NULL) IS NULL THEN true END);
+    PERFORM jobstate.require_argument('tokens', CASE WHEN array_position(tokens, NULL) IS NULL THEN true END);
+    IF cardinality(ids) <> cardinality(tokens) OR cardinality(ids) <> size THEN
+        RAISE EXCEPTION 'the lists of a batch differ in length'
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = format('There are %s ids, %s tokens%s.', cardinality(ids), cardinality(tokens),
+                                  coalesce(format(', %s %s', size, more), '')),
+                  HINT = 'Give one token per id: the one that its claim() returned.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_pairs_check(bigint[], bigint[], text, integer)
+    IS 'internal: raises 22004 or 22023 for lists that do not go together';
+
+-- queue_held: the jobs that run under these tokens, as far as the statement's
+-- snapshot knows; of an id that is given twice, the first counts.
+-- Writes nothing, locks nothing: check state and token again on the locked row.
+CREATE FUNCTION jobstate.queue_held(ids bigint[], tokens bigint[])
+RETURNS TABLE (id bigint, token bigint, ord bigint, "position" bigint, slot smallint, state_id smallint)
+LANGUAGE sql STABLE ROWS 10
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT g.id, g.token, g.ord, f."position", f.slot, f.state_id
+      FROM (SELECT DISTINCT ON (u.id) u.id, u.token, u.ord
+              FROM unnest($1, $2) WITH ORDINALITY u (id, token, ord)
+             ORDER BY u.id, u.ord) g
+      JOIN jobstate.queue_find($1) f ON f.id = g.id
+     ORDER BY g.id
+$$;
+COMMENT ON FUNCTION jobstate.queue_held(bigint[], bigint[])
+    IS 'internal: where the given jobs are, with the token that was given for each';
+
+-- queue_refuse: words every refusal of a single job, from what the job is now.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.queue_refuse(id bigint, token bigint)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    job record;
+BEGIN
+    SELECT s.name AS state, j.token INTO job
+      FROM jobstate.queue_find(ARRAY[$1]) f
+      JOIN jobstate.job j ON j.slot = f.slot AND j."position" = f."position"
+      JOIN jobstate.state s ON s.machine = 'job' AND s.state_id = j.state_id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'job % does not exist', $1
+            USING ERRCODE = 'JS002',
+                  DETAIL = 'No job has this id, or no longer: ended jobs are kept for a while only.',
+                  HINT = 'A job without attempts left may be among the dead letters.';
+    ELSIF job.token IS DISTINCT FROM $2 OR job.state IN ('available', 'deferred') THEN
+        RAISE EXCEPTION 'lease on job % is lost', $1
+            USING ERRCODE = 'JS001',
+                  DETAIL = format('The attempt of this token was ended; the job''s state is "%s".', job.state),
+                  HINT = 'Drop the result: the job is somebody else''s, or waits to be claimed again.';
+    ELSE
+        RAISE EXCEPTION 'job % is not running', $1
+            USING ERRCODE = 'JS003',
+                  DETAIL = format('Its state is "%s".', job.state),
+                  HINT = 'Only a running job can be completed, failed, snoozed or kept alive.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_refuse(bigint, bigint)
+    IS 'internal: raises JS001, JS002 or JS003 for a job';
+
+-- complete: the attempts' good end.  What its token completed before is told again,
+-- and nothing is written.
+-- Writes: job.  Locks: the jobs, in the order of their ids.
+CREATE FUNCTION jobstate.complete(ids bigint[], tokens bigint[], results jsonb[] DEFAULT NULL)
+RETURNS SETOF bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_mergejoin = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    done bigint[];
+BEGIN
+    PERFORM jobstate.queue_pairs_check(ids, tokens, 'results', cardinality(results));
+    WITH moved AS (
+        UPDATE jobstate.job j
+           SET state_id = 4, finished_at = clock_timestamp(), result = results[h.ord]
+          FROM jobstate.queue_held(ids, tokens) h
+         WHERE j.slot = h.slot AND j."position" = h."position"
+           AND j.state_id = 2 AND j.token = h.token
+        RETURNING j.id)
+    SELECT array_agg(m.id) INTO done FROM moved m;
+    RETURN QUERY SELECT unnest(done);
+    IF cardinality(done) = cardinality(ids) THEN
+        RETURN;
+    END IF;
+    RETURN QUERY
+        SELECT e.id FROM jobstate.queue_ended(ids, tokens, done) e WHERE e.outcome = 'completed';
+END
+$$;
+COMMENT ON FUNCTION jobstate.complete(bigint[], bigint[], jsonb[])
+    IS 'completes jobs, with their results, and returns those that the tokens held';
+
+CREATE FUNCTION jobstate.complete(id bigint, token bigint, result jsonb DEFAULT NULL)
+RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM jobstate.complete(ARRAY[$1], ARRAY[$2], ARRAY[$3]);
+    IF NOT FOUND THEN
+        PERFORM jobstate.queue_refuse($1, $2);
+    END IF;
+    RETURN FOUND;
+END
+$$;
+COMMENT ON FUNCTION jobstate.complete(bigint, bigint, jsonb)
+    IS 'completes a job; raises JS001, JS002 or JS003 where the token does not hold it';
+
+-- heartbeat: keeps leases, and tells whether somebody wants the job cancelled.  No
+-- lease goes beyond the job's timeout.
+-- Writes: job.  Locks: the jobs, in the order of their ids.
+CREATE FUNCTION jobstate.heartbeat(ids bigint[], tokens bigint[], lease interval DEFAULT NULL)
+RETURNS TABLE (id bigint, lease_until timestamptz, cancel_requested boolean)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_mergejoin = off
+AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM jobstate.queue_pairs_check(ids, tokens, NULL, NULL);
+    PERFORM jobstate.require_positive('lease', coalesce(lease, '1 s') > '0');
+    RETURN QUERY
+        UPDATE jobstate.job j
+           SET lease_until = least(j.claimed_at + j.timeout, clock_timestamp()
+                   + coalesce($3, (SELECT q.lease FROM jobstate.queue q WHERE q.queue = j.queue)))
+          FROM jobstate.queue_held(ids, tokens) h
+         WHERE j.slot = h.slot AND j."position" = h."position"
+           AND j.state_id = 2 AND j.token = h.token
+        RETURNING j.id, j.lease_until, j.cancel_requested;
+END
+$$;
+COMMENT ON FUNCTION jobstate.heartbeat(bigint[], bigint[], interval)
+    IS 'extends the leases that the tokens hold, and tells which jobs are to be cancelled';
+
+CREATE FUNCTION jobstate.heartbeat(id bigint, token bigint, lease interval DEFAULT NULL,
+    OUT lease_until timestamptz, OUT cancel_requested boolean)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    SELECT h.lease_until, h.cancel_requested INTO lease_until, cancel_requested
+      FROM jobstate.heartbeat(ARRAY[$1], ARRAY[$2], $3) h;
+    IF NOT FOUND THEN
+        PERFORM jobstate.queue_refuse($1, $2);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION jobstate.heartbeat(bigint, bigint, interval)
+    IS 'extends a lease; raises JS001, JS002 or JS003 where the token does not hold the job';
+
+-- queue_errors: a job's errors with one more: the newest ten are kept, and 8192
+-- characters of each.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.queue_errors(errors jsonb, attempt integer, error text)
+RETURNS jsonb
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT jsonb_path_query_array(coalesce($1, '[]') || jsonb_build_object(
+        'attempt', $2, 'at', clock_timestamp(),
+        'error', CASE WHEN length($3) > 8192
+                      THEN format('%s (cut, %s characters)', left($3, 8192), length($3)) ELSE $3 END),
+        '$[last - 9 to last]')
+$$;
+COMMENT ON FUNCTION jobstate.queue_errors(jsonb, integer, text)
+    IS 'internal: appends an error, keeping the newest ten';
+
+-- queue_backoff: how long the next attempt waits: doubled each time, a quarter more
+-- or less so that what failed together does not come back together, a day at most.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.queue_backoff(backoff interval, attempt integer)
+RETURNS interval
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT make_interval(secs => least(86400,
+        extract(epoch FROM $1)::float8 * 2 ^ least($2 - 1, 60) * (0.75 + random() / 2)))
+$$;
+COMMENT ON FUNCTION jobstate.queue_backoff(interval, integer)
+    IS 'internal: the delay after a failed attempt';
+
+-- queue_bury: a running or failed job becomes a dead letter.
+-- Writes: job, dead_letter.  Locks: the job.
+CREATE FUNCTION jobstate.queue_bury(slot smallint, "position" bigint, errors jsonb)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+AS $$
+#variable_conflict use_column
+BEGIN
+    WITH gone AS (
+        DELETE FROM jobstate.job j WHERE j.slot = $1 AND j."position" = $2
+        RETURNING j.*)
+    INSERT INTO jobstate.dead_letter (queue, id, kind, priority, payload, attempt, max_attempts, timeout,
+                                      unique_key, limit_key, errors, enqueued_at)
+    SELECT g.queue, g.id, g.kind, g.priority, g.payload, g.attempt, g.max_attempts, g.timeout,
+           g.unique_key, g.limit_key, $3, g.enqueued_at
+      FROM gone g;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_bury(smallint, bigint, jsonb)
+    IS 'internal: moves a job to the dead letters';
+
+-- queue_put_back: ends a running attempt that did not complete, on the row that
+-- the caller has locked.
+-- Writes: job.  Locks nothing more.
+CREATE FUNCTION jobstate.queue_put_back(slot smallint, "position" bigint, outcome text, errors jsonb,
+    due timestamptz, attempt integer)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+AS $$
+#variable_conflict use_column
+BEGIN
+    UPDATE jobstate.job j
+       SET state_id = CASE $3 WHEN 'deferred' THEN 3 WHEN 'failed' THEN 5 WHEN 'cancelled' THEN 6 END,
+           slot = CASE $3 WHEN 'deferred' THEN -1::smallint ELSE j.slot END,
+           run_at = CASE $3 WHEN 'deferred' THEN $5 ELSE j.run_at END,
+           finished_at = CASE $3 WHEN 'deferred' THEN NULL ELSE clock_timestamp() END,
+           attempt = $6, errors = $4, lease_until = NULL
+     WHERE j.slot = $1 AND j."position" = $2;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_put_back(smallint, bigint, text, jsonb, timestamptz, integer)
+    IS 'internal: moves a running job to deferred, failed or cancelled';
+
+-- queue_end_attempts: what fail(), snooze() and rescue() have in common.  A job
+-- that somebody wants cancelled does not run again.  A null error is a snooze: the
+-- attempt is given back.
+-- Writes: job, dead_letter.  Locks: the jobs, in the order of their ids.
+CREATE FUNCTION jobstate.queue_end_attempts(ids bigint[], tokens bigint[], errors text[],
+    delays interval[], retryables boolean[])
+RETURNS TABLE (id bigint, outcome text)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_mergejoin = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    job record;
+    history jsonb;
+BEGIN
+    FOR job IN
+        SELECT j.id, j.slot, j."position", j.attempt, j.errors, j.cancel_requested, q.dead_letters,
+               ($3)[h.ord] AS error, j.attempt < j.max_attempts AND coalesce(($5)[h.ord], true) AS again,
+               coalesce(($4)[h.ord], jobstate.queue_backoff(coalesce(q.backoff, '1 s'), j.attempt)) AS delay
+          FROM jobstate.queue_held(ids, tokens) h
+          JOIN jobstate.job j ON j.slot = h.slot AND j."position" = h."position"
+          LEFT JOIN jobstate.queue q ON q.queue = j.queue
+         WHERE j.state_id = 2 AND j.token = h.token
+         ORDER BY j.id
+           FOR UPDATE OF j
+    LOOP
+        id := job.id;
+        outcome := CASE WHEN job.cancel_requested THEN 'cancelled'
+                        WHEN job.again OR job.error IS NULL THEN 'deferred'
+                        WHEN coalesce(job.dead_letters, true) THEN 'dead'
+                        ELSE 'failed' END;
+        history := CASE WHEN job.error IS NULL THEN job.errors
+                        ELSE jobstate.queue_errors(job.errors, job.attempt, job.error) END;
+        IF outcome = 'dead' THEN
+            PERFORM jobstate.queue_bury(job.slot, job."position", history);
+        ELSE
+            PERFORM jobstate.queue_put_back(job.slot, job."position", outcome, history,
+                clock_timestamp() + job.delay, job.attempt - CASE WHEN job.error IS NULL THEN 1 ELSE 0 END);
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_end_attempts(bigint[], bigint[], text[], interval[], boolean[])
+    IS 'internal: ends attempts that did not complete, and tells what became of each job';
+
+-- queue_ended: what these tokens brought about before, for a caller that says it again.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.queue_ended(ids bigint[], tokens bigint[], but bigint[])
+RETURNS TABLE (id bigint, outcome text)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_mergejoin = off
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+        SELECT h.id, s.name
+          FROM jobstate.queue_held(ids, tokens) h
+          JOIN jobstate.job j ON j.slot = h.slot AND j."position" = h."position"
+          JOIN jobstate.state s ON s.machine = 'job' AND s.state_id = j.state_id
+         WHERE j.state_id > 2 AND j.token = h.token AND (h.id = ANY (but)) IS NOT TRUE;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_ended(bigint[], bigint[], bigint[])
+    IS 'internal: the states that jobs have reached under these tokens';
+
+-- fail: the attempts' bad end.  A job that may be tried again is deferred, by its
+-- queue's backoff or for as long as is said here.
+-- Writes: job, dead_letter.  Locks: the jobs, in the order of their ids.
+CREATE FUNCTION jobstate.fail(ids bigint[], tokens bigint[], errors text[],
+    retry_afters interval[] DEFAULT NULL, retryables boolean[] DEFAULT NULL)
+RETURNS TABLE (id bigint, outcome text)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    done bigint[] := '{}';
+BEGIN
+    PERFORM jobstate.require_argument('errors', errors);
+    PERFORM jobstate.require_argument('errors', CASE WHEN array_position(errors, NULL) IS NULL THEN true END);
+    PERFORM jobstate.queue_pairs_check(ids, tokens, 'errors', cardinality(errors));
+    PERFORM jobstate.queue_pairs_check(ids, tokens, 'delays', cardinality(retry_afters));
+    PERFORM jobstate.queue_pairs_check(ids, tokens, 'words whether to retry', cardinality(retryables));
+    PERFORM jobstate.queue_delay_check('retry_after', d) FROM unnest(retry_afters) d WHERE d < '0';
+    FOR id, outcome IN
+        SELECT e.id, e.outcome FROM jobstate.queue_end_attempts(ids, tokens, errors, retry_afters, retryables) e
+    LOOP
+        done := done || id;
+        RETURN NEXT;
+    END LOOP;
+    IF cardinality(done) < cardinality(ids) THEN
+        RETURN QUERY
+            SELECT e.id, e.outcome FROM jobstate.queue_ended(ids, tokens, done) e WHERE e.outcome <> 'completed';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION jobstate.fail(bigint[], bigint[], text[], interval[], boolean[])
+    IS 'ends attempts with errors: each job is deferred, failed, dead or cancelled';
+
+CREATE FUNCTION jobstate.fail(id bigint, token bigint, error text,
+    retry_after interval DEFAULT NULL, retryable boolean DEFAULT true)
+RETURNS text
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    said text;
+BEGIN
+    SELECT f.outcome INTO said
+      FROM jobstate.fail(ARRAY[$1], ARRAY[$2], ARRAY[$3], ARRAY[$4], ARRAY[$5]) f;
+    IF NOT FOUND THEN
+        PERFORM jobstate.queue_refuse($1, $2);
+    END IF;
+    RETURN said;
+END
+$$;
+COMMENT ON FUNCTION jobstate.fail(bigint, bigint, text, interval, boolean)
+    IS 'ends an attempt with an error: deferred, failed, dead or cancelled; raises JS001, JS002 or JS003';
+
+-- queue_delay_check: refuses to go back in time.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.queue_delay_check(argument text, delay interval)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE
+AS $$
+BEGIN
+    PERFORM jobstate.require_argument(argument, delay);
+    IF delay < '0' THEN
+        RAISE EXCEPTION 'argument "%" must not be negative', argument
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = format('It is %s.', delay),
+                  HINT = 'Zero means at once.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_delay_check(text, interval)
+    IS 'internal: raises 22004 or 22023 for a delay that is null or negative';
+
+-- snooze: not now.  The attempt does not count.
+-- Writes: job.  Locks: the jobs, in the order of their ids.
+CREATE FUNCTION jobstate.snooze(ids bigint[], tokens bigint[], delays interval[])
+RETURNS TABLE (id bigint, outcome text)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM jobstate.require_argument('delays', delays);
+    PERFORM jobstate.queue_pairs_check(ids, tokens, 'delays', cardinality(delays));
+    PERFORM jobstate.queue_delay_check('delay', d) FROM unnest(delays) d WHERE (d >= '0') IS NOT TRUE;
+    RETURN QUERY
+        SELECT e.id, e.outcome FROM jobstate.queue_end_attempts(ids, tokens, NULL, delays, NULL) e;
+END
+$$;
+COMMENT ON FUNCTION jobstate.snooze(bigint[], bigint[], interval[])
+    IS 'defers running jobs and gives the attempts back; one that is to be cancelled is cancelled';
+
+CREATE FUNCTION jobstate.snooze(id bigint, token bigint, delay interval)
+RETURNS text
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    said text;
+BEGIN
+    SELECT s.outcome INTO said FROM jobstate.snooze(ARRAY[$1], ARRAY[$2], ARRAY[$3]) s;
+    IF NOT FOUND THEN
+        PERFORM jobstate.queue_refuse($1, $2);
+    END IF;
+    RETURN said;
+END
+$$;
+COMMENT ON FUNCTION jobstate.snooze(bigint, bigint, interval)
+    IS 'defers a running job and gives the attempt back; raises JS001, JS002 or JS003';
