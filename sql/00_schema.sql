@@ -102,14 +102,14 @@ BEGIN
         EXECUTE pg_catalog.format('CREATE TABLE jobstate.%I () USING heap WITH (autovacuum_enabled = off)', relname);
         EXECUTE pg_catalog.format('ALTER TABLE jobstate.%I'
             ' ADD epoch bigint NOT NULL, ADD key_hash integer NOT NULL,'
-            ' ADD group_key text[] NOT NULL, ADD deltas bigint[] NOT NULL,'
+            ' ADD group_key text COLLATE "C" NOT NULL, ADD deltas text COLLATE "C" NOT NULL,'
             ' ALTER group_key SET STORAGE PLAIN, ALTER deltas SET STORAGE PLAIN', relname);
         EXECUTE pg_catalog.format('CREATE TRIGGER turn_away BEFORE INSERT ON jobstate.%I'
             ' FOR EACH ROW EXECUTE FUNCTION jobstate.turn_away()', relname);
         EXECUTE pg_catalog.format('ALTER TABLE jobstate.%I ENABLE ALWAYS TRIGGER turn_away', relname);
         EXECUTE pg_catalog.format('COMMENT ON TABLE jobstate.%I IS %L', relname,
             CASE WHEN relname LIKE 'segment%'
-                 THEN 'counter log: one row per touched key and transaction; deltas = {state_id, change, ...}; emptied by fold()'
+                 THEN 'counter log: one row per touched key and transaction; deltas = state_id:change,...; emptied by fold()'
                  WHEN relname LIKE 'base_recent%'
                  THEN 'counter base, recent: sums of folded segments; epoch 0 marks each fold'
                  ELSE 'counter base, settled: sums that left base_recent; epoch 0 tells its size at the last rewrite'

@@ -266,12 +266,8 @@ jobstate_detach_partition(Oid relid)
 void
 jobstate_attach_mark_counted(JobstateAttachment *attachment)
 {
-	JobstateLogRow row;
+	JobstateLogRow row = jobstate_log_marker(attachment->epoch);
 
-	row.epoch = attachment->epoch;
-	row.hash = 0;
-	row.key = construct_empty_array(TEXTOID);
-	row.deltas = jobstate_log_deltas(NULL, 0);
 	(void) jobstate_log_append(&row, 1);
 }
 
@@ -303,17 +299,11 @@ subtract(JobstateSums *from, JobstateSums *sums)
 	JobstateSum **sum;
 	int			n = jobstate_sums_list(sums, &sum);
 	int			i;
-	int			j;
 
 	for (i = 0; i < n; i++)
-	{
-		JobstateSum *other = jobstate_sums_find(from, sum[i]->epoch,
-												sum[i]->hash, sum[i]->key);
-
-		for (j = 0; j < sum[i]->nstates; j++)
-			jobstate_sums_add(other, (int16) sum[i]->state[2 * j],
-							  -sum[i]->state[2 * j + 1]);
-	}
+		jobstate_sums_add(jobstate_sums_find(from, sum[i]->epoch, sum[i]->hash,
+											 sum[i]->key),
+						  &sum[i]->deltas, -1);
 }
 
 /*

@@ -7,6 +7,7 @@
 #define JOBSTATE_ATTACHMENT_H
 
 #include "executor/tuptable.h"
+#include "utils/array.h"
 
 #include "key.h"
 #include "machine.h"

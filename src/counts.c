@@ -69,7 +69,6 @@ static void
 visit(JobstateLogRow *row, bool visible, void *arg)
 {
 	Reading    *reading = arg;
-	int64	   *elements;
 
 	if (row->epoch == JOBSTATE_EPOCH_HEADER)
 	{
@@ -79,7 +78,7 @@ visit(JobstateLogRow *row, bool visible, void *arg)
 	}
 	if (!visible || row->epoch != reading->epoch)
 		return;
-	if (jobstate_log_ndeltas(row, &elements) == 0)
+	if (jobstate_log_is_marker(row))
 		reading->counted |= !(row->own && reading->keep);
 	else if (!reading->one_hash || row->hash == reading->hash)
 		jobstate_sums_add_row(reading->sums, row);
@@ -286,7 +285,6 @@ jobstate_counts_merge(JobstateAttachment *attachment, JobstateTallySet *spelling
 	JobstateSum **sum;
 	int			n;
 	int			i;
-	int			j;
 
 	if (attachment->key.textual && filter == NULL)
 		return sums;
@@ -303,9 +301,7 @@ jobstate_counts_merge(JobstateAttachment *attachment, JobstateTallySet *spelling
 			continue;
 		tally = jobstate_tally_set_find(spelling, attachment, &key);
 		into = jobstate_sums_find(merged, attachment->epoch, tally->hash, tally->text);
-		for (j = 0; j < sum[i]->nstates; j++)
-			jobstate_sums_add(into, (int16) sum[i]->state[2 * j],
-							  sum[i]->state[2 * j + 1]);
+		jobstate_sums_add(into, &sum[i]->deltas, 1);
 	}
 	return merged;
 }

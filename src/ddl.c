@@ -429,14 +429,14 @@ book_partition(JobstateAttachment *attachment, Oid relid)
 	UnregisterSnapshot(snapshot);
 	n = jobstate_sums_list(sums, &sum);
 	for (i = 0; i < n; i++)
-		for (j = 0; j < sum[i]->nstates; j++)
+		for (j = 0; j < sum[i]->deltas.n; j++)
 		{
+			JobstateDelta *delta = &sum[i]->deltas.delta[j];
 			JobstateFact fact;
 
 			jobstate_key_from_text(&attachment->key, sum[i]->key, &fact.key);
-			fact.state = jobstate_machine_by_id(attachment->machine,
-												(int32) sum[i]->state[2 * j]);
-			jobstate_tally_add(attachment, &fact, -sum[i]->state[2 * j + 1]);
+			fact.state = jobstate_machine_by_id(attachment->machine, delta->state_id);
+			jobstate_tally_add(attachment, &fact, -delta->n);
 		}
 	jobstate_tally_truncated(attachment);
 }

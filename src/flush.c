@@ -30,42 +30,10 @@ compare_tallies(const void *a, const void *b)
 {
 	const JobstateTally *x = *(JobstateTally *const *) a;
 	const JobstateTally *y = *(JobstateTally *const *) b;
-	int			cmp;
 
 	if (x->attachment->target != y->attachment->target)
 		return x->attachment->target < y->attachment->target ? -1 : 1;
-	cmp = memcmp(ARR_DATA_PTR(x->text), ARR_DATA_PTR(y->text),
-				 Min(VARSIZE(x->text), VARSIZE(y->text)) -
-				 ARR_DATA_OFFSET(x->text));
-	if (cmp != 0)
-		return cmp;
-	return (int) VARSIZE(x->text) - (int) VARSIZE(y->text);
-}
-
-/* The row of one key; false where the transaction changed nothing after all. */
-static bool
-row_from_tally(JobstateTally *tally, JobstateLogRow *row)
-{
-	int64	   *elements = palloc(sizeof(int64) * 2 * tally->ndeltas);
-	int			n = 0;
-	int			i;
-
-	for (i = 0; i < tally->ndeltas; i++)
-	{
-		if (tally->delta[i].n == 0)
-			continue;
-		elements[n++] = tally->delta[i].state_id;
-		elements[n++] = tally->delta[i].n;
-	}
-	if (n > 0)
-	{
-		row->epoch = tally->attachment->epoch;
-		row->hash = tally->hash;
-		row->key = tally->text;
-		row->deltas = jobstate_log_deltas(elements, n);
-	}
-	pfree(elements);
-	return n > 0;
+	return jobstate_key_compare(x->text, y->text);
 }
 
 /* Writes what is pending.  Returns whether a segment is full now. */
@@ -82,8 +50,14 @@ flush(void)
 	if (ntallies > 1)
 		qsort(tally, ntallies, sizeof(JobstateTally *), compare_tallies);
 	for (i = 0; i < ntallies; i++)
-		if (row_from_tally(tally[i], &row[n]))
+	{
+		row[n].epoch = tally[i]->attachment->epoch;
+		row[n].hash = tally[i]->hash;
+		row[n].key = tally[i]->text;
+		row[n].deltas = jobstate_deltas_to_text(&tally[i]->deltas);
+		if (row[n].deltas != NULL)	/* else nothing was changed after all */
 			n++;
+	}
 	if (n > 0)
 		full = jobstate_log_append(row, n);
 	pfree(row);

@@ -47,8 +47,8 @@
 PG_FUNCTION_INFO_V1(jobstate_fold_all);
 
 /* base_recent is rewritten above this size, and moved on above half of it */
-#define RECENT_FULL		((BlockNumber) 32)
-#define ROWS_PER_BLOCK	75
+#define RECENT_FULL		((BlockNumber) 16)
+#define ROWS_PER_BLOCK	150
 
 /* A settled table below this size is not worth a rewrite */
 #define SETTLED_SMALL	((BlockNumber) 256)
@@ -206,8 +206,8 @@ make_header(JobstateLogRow *row, int64 blocks)
 {
 	row->epoch = JOBSTATE_EPOCH_HEADER;
 	row->hash = 0;
-	row->key = construct_empty_array(TEXTOID);
-	row->deltas = jobstate_log_deltas(&blocks, 1);
+	row->key = cstring_to_text("");
+	row->deltas = cstring_to_text(psprintf("0:" INT64_FORMAT, blocks));
 }
 
 static void
@@ -222,10 +222,11 @@ append_to(Oid relid, JobstateLogRow *rows, int n, bool with_index)
 static void
 visit_header(JobstateLogRow *row, bool visible, void *arg)
 {
-	int64	   *elements;
+	JobstateDeltas deltas;
 
-	if (jobstate_log_ndeltas(row, &elements) == 1)
-		*(int64 *) arg = elements[0];
+	jobstate_deltas_init(&deltas, CurrentMemoryContext);
+	jobstate_deltas_add_text(&deltas, row->deltas);
+	*(int64 *) arg = jobstate_deltas_find(&deltas, 0)->n;
 }
 
 /*

@@ -8,12 +8,11 @@
 #define JOBSTATE_LOG_H
 
 #include "storage/block.h"
-#include "utils/array.h"
 #include "utils/rel.h"
 #include "utils/snapshot.h"
 
 /* A segment of this size wants to be folded: about 10,000 rows */
-#define JOBSTATE_SEGMENT_FULL	((BlockNumber) 128)
+#define JOBSTATE_SEGMENT_FULL	((BlockNumber) 64)
 
 /* Rows of the log that belong to nobody's counters */
 #define JOBSTATE_EPOCH_HEADER	INT64CONST(0)
@@ -22,18 +21,19 @@ typedef struct JobstateLogRow
 {
 	int64		epoch;
 	uint32		hash;
-	ArrayType  *key;
-	ArrayType  *deltas;			/* {state_id, change, ...}; {} = counted */
+	text	   *key;
+	text	   *deltas;			/* see delta.c; empty = counted */
 	bool		own;			/* read: written by this transaction; only
 								 * told of headers and markers */
 } JobstateLogRow;
 
+/* The marker: from here on the rows of this epoch are the counts */
+#define jobstate_log_is_marker(row)	(VARSIZE_ANY_EXHDR((row)->deltas) == 0)
+
 typedef void (*JobstateLogVisitor) (JobstateLogRow *row, bool visible,
 									void *arg);
 
-extern ArrayType *jobstate_log_deltas(int64 *elements, int n);
-extern int	jobstate_log_ndeltas(JobstateLogRow *row, int64 **elements);
-
+extern JobstateLogRow jobstate_log_marker(int64 epoch);
 extern bool jobstate_log_append(JobstateLogRow *row, int n);
 extern void jobstate_log_insert(Relation rel, JobstateLogRow *row, int n,
 								bool with_index);

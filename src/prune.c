@@ -50,7 +50,7 @@ typedef struct KeyClauses
 /* One line of the rollup */
 typedef struct Rolled
 {
-	ArrayType  *key;
+	text	   *key;
 	int16		state_id;
 	DateADT		day;
 	int64		n;
@@ -239,10 +239,8 @@ compare_rolled(const void *a, const void *b)
 {
 	const Rolled *x = a;
 	const Rolled *y = b;
-	int			cmp = memcmp(x->key, y->key, Min(VARSIZE(x->key), VARSIZE(y->key)));
+	int			cmp = jobstate_key_compare(x->key, y->key);
 
-	if (cmp == 0)
-		cmp = (int) VARSIZE(x->key) - (int) VARSIZE(y->key);
 	if (cmp == 0)
 		cmp = x->state_id - y->state_id;
 	if (cmp == 0)

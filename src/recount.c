@@ -129,6 +129,7 @@ add_result(JobstateAttachment *attachment, HeapTuple tuple, TupleDesc desc,
 	Datum		value = heap_getattr(tuple, 2, desc, &isnull);
 	int			state = jobstate_state_index(attachment, value, isnull);
 	JobstateKeyValues key;
+	JobstateSum *sum;
 	int			i;
 
 	if (state < 0)
@@ -136,10 +137,10 @@ add_result(JobstateAttachment *attachment, HeapTuple tuple, TupleDesc desc,
 											 SPI_getvalue(tuple, desc, 2), n);
 	for (i = 0; i < attachment->key.ncolumns; i++)
 		key.value[i] = heap_getattr(tuple, 3 + i, desc, &key.isnull[i]);
-	jobstate_sums_add(jobstate_sums_find(sums, attachment->epoch,
-										 jobstate_key_hash(&attachment->key, &key),
-										 jobstate_key_to_text(&attachment->key, &key)),
-					  attachment->machine->state[state].id, n);
+	sum = jobstate_sums_find(sums, attachment->epoch,
+							 jobstate_key_hash(&attachment->key, &key),
+							 jobstate_key_to_text(&attachment->key, &key));
+	jobstate_deltas_add(&sum->deltas, attachment->machine->state[state].id, n);
 	return n;
 }
 

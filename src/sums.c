@@ -23,8 +23,7 @@ static inline bool
 same_key(JobstateSum *a, JobstateSum *b)
 {
 	return a->hash == b->hash && a->epoch == b->epoch &&
-		VARSIZE(a->key) == VARSIZE(b->key) &&
-		memcmp(a->key, b->key, VARSIZE(a->key)) == 0;
+		jobstate_key_compare(a->key, b->key) == 0;
 }
 
 #define SH_PREFIX sumshash
@@ -68,23 +67,21 @@ jobstate_sums_reset(JobstateSums *sums)
 static JobstateSum *
 make_sum(JobstateSums *sums, JobstateSum *probe)
 {
-	JobstateSum *sum = MemoryContextAlloc(sums->context, sizeof(JobstateSum));
+	Size		size = VARSIZE_ANY(probe->key);
+	JobstateSum *sum = MemoryContextAlloc(sums->context, sizeof(JobstateSum) + size);
 
 	*sum = *probe;
-	sum->key = MemoryContextAlloc(sums->context, VARSIZE(probe->key));
-	memcpy(sum->key, probe->key, VARSIZE(probe->key));
+	sum->key = (text *) (sum + 1);
+	memcpy(sum->key, probe->key, size);
 	sum->counted = false;
 	sum->asked = false;
-	sum->nstates = 0;
-	sum->maxstates = 4;
-	sum->state = MemoryContextAlloc(sums->context,
-									sizeof(int64) * 2 * sum->maxstates);
+	jobstate_deltas_init(&sum->deltas, sums->context);
 	return sum;
 }
 
 /* The sum of this key, made where there is none. */
 JobstateSum *
-jobstate_sums_find(JobstateSums *sums, int64 epoch, uint32 hash, ArrayType *key)
+jobstate_sums_find(JobstateSums *sums, int64 epoch, uint32 hash, text *key)
 {
 	JobstateSum probe;
 	SumsEntry  *entry;
@@ -103,61 +100,39 @@ jobstate_sums_find(JobstateSums *sums, int64 epoch, uint32 hash, ArrayType *key)
 	return entry->sum;
 }
 
+/* Adds to a sum, or subtracts where the sign is -1. */
 void
-jobstate_sums_add(JobstateSum *sum, int16 state_id, int64 n)
+jobstate_sums_add(JobstateSum *sum, JobstateDeltas *deltas, int sign)
 {
 	int			i;
 
-	for (i = 0; i < sum->nstates; i++)
-		if (sum->state[2 * i] == state_id)
-		{
-			sum->state[2 * i + 1] += n;
-			return;
-		}
-	if (sum->nstates == sum->maxstates)
-	{
-		sum->maxstates *= 2;
-		sum->state = repalloc(sum->state, sizeof(int64) * 2 * sum->maxstates);
-	}
-	sum->state[2 * sum->nstates] = state_id;
-	sum->state[2 * sum->nstates + 1] = n;
-	sum->nstates++;
+	for (i = 0; i < deltas->n; i++)
+		jobstate_deltas_add(&sum->deltas, deltas->delta[i].state_id,
+							sign * deltas->delta[i].n);
 }
 
 void
 jobstate_sums_add_row(JobstateSums *sums, JobstateLogRow *row)
 {
 	JobstateSum *sum = jobstate_sums_find(sums, row->epoch, row->hash, row->key);
-	int64	   *elements;
-	int			n = jobstate_log_ndeltas(row, &elements);
-	int			i;
 
-	if (n == 0)
+	if (jobstate_log_is_marker(row))
 		sum->counted = true;
-	for (i = 0; i < n; i += 2)
-		jobstate_sums_add(sum, (int16) elements[i], elements[i + 1]);
+	jobstate_deltas_add_text(&sum->deltas, row->deltas);
 }
 
 void
 jobstate_sums_add_tally(JobstateSums *sums, JobstateTally *tally)
 {
-	JobstateSum *sum = jobstate_sums_find(sums, tally->attachment->epoch,
-										  tally->hash, tally->text);
-	int			i;
-
-	for (i = 0; i < tally->ndeltas; i++)
-		jobstate_sums_add(sum, tally->delta[i].state_id, tally->delta[i].n);
+	jobstate_sums_add(jobstate_sums_find(sums, tally->attachment->epoch,
+										 tally->hash, tally->text),
+					  &tally->deltas, 1);
 }
 
 int64
 jobstate_sums_get(JobstateSum *sum, int16 state_id)
 {
-	int			i;
-
-	for (i = 0; i < sum->nstates; i++)
-		if (sum->state[2 * i] == state_id)
-			return sum->state[2 * i + 1];
-	return 0;
+	return jobstate_deltas_find(&sum->deltas, state_id)->n;
 }
 
 bool
@@ -165,8 +140,8 @@ jobstate_sums_is_zero(JobstateSum *sum)
 {
 	int			i;
 
-	for (i = 0; i < sum->nstates; i++)
-		if (sum->state[2 * i + 1] != 0)
+	for (i = 0; i < sum->deltas.n; i++)
+		if (sum->deltas.delta[i].n != 0)
 			return false;
 	return true;
 }
@@ -200,28 +175,17 @@ jobstate_sums_list(JobstateSums *sums, JobstateSum ***list)
 int
 jobstate_sums_to_rows(JobstateSum *sum, JobstateLogRow *row)
 {
-	int64	   *elements = palloc(sizeof(int64) * (2 * sum->nstates + 1));
-	int			nelements = 0;
 	int			n = 0;
-	int			i;
+	text	   *deltas = jobstate_deltas_to_text(&sum->deltas);
 
-	for (i = 0; i < sum->nstates; i++)
-	{
-		if (sum->state[2 * i + 1] == 0)
-			continue;
-		elements[nelements++] = sum->state[2 * i];
-		elements[nelements++] = sum->state[2 * i + 1];
-	}
 	if (sum->counted)
-		row[n++].deltas = jobstate_log_deltas(NULL, 0);
-	if (nelements > 0)
-		row[n++].deltas = jobstate_log_deltas(elements, nelements);
-	for (i = 0; i < n; i++)
+		row[n++] = jobstate_log_marker(sum->epoch);
+	if (deltas != NULL)
 	{
-		row[i].epoch = sum->epoch;
-		row[i].hash = sum->hash;
-		row[i].key = sum->key;
+		row[n].epoch = sum->epoch;
+		row[n].hash = sum->hash;
+		row[n].key = sum->key;
+		row[n++].deltas = deltas;
 	}
-	pfree(elements);
 	return n;
 }

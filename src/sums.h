@@ -13,12 +13,10 @@ typedef struct JobstateSum
 {
 	int64		epoch;
 	uint32		hash;
-	ArrayType  *key;
+	text	   *key;
 	bool		counted;		/* the epoch's marker was among the rows */
 	bool		asked;			/* wanted even where it is zero */
-	int			nstates;
-	int			maxstates;
-	int64	   *state;			/* pairs of state id and count */
+	JobstateDeltas deltas;
 } JobstateSum;
 
 typedef struct JobstateSums JobstateSums;
@@ -26,8 +24,8 @@ typedef struct JobstateSums JobstateSums;
 extern JobstateSums *jobstate_sums_create(MemoryContext context);
 extern void jobstate_sums_reset(JobstateSums *sums);
 extern JobstateSum *jobstate_sums_find(JobstateSums *sums, int64 epoch,
-									   uint32 hash, ArrayType *key);
-extern void jobstate_sums_add(JobstateSum *sum, int16 state_id, int64 n);
+									   uint32 hash, text *key);
+extern void jobstate_sums_add(JobstateSum *sum, JobstateDeltas *deltas, int sign);
 extern void jobstate_sums_add_row(JobstateSums *sums, JobstateLogRow *row);
 extern void jobstate_sums_add_tally(JobstateSums *sums, JobstateTally *tally);
 extern bool jobstate_sums_is_zero(JobstateSum *sum);

@@ -83,17 +83,16 @@ jobstate_tally_set_create(MemoryContext context)
 static JobstateTally *
 make_tally(JobstateTallySet *set, JobstateTally *probe)
 {
-	ArrayType  *text = jobstate_key_to_text(&probe->attachment->key, &probe->key);
+	text	   *stored = jobstate_key_to_text(&probe->attachment->key, &probe->key);
+	Size		size = VARSIZE_ANY(stored);
 	MemoryContext before = MemoryContextSwitchTo(set->context);
-	JobstateTally *tally = palloc(sizeof(JobstateTally));
+	JobstateTally *tally = palloc(sizeof(JobstateTally) + size);
 
 	*tally = *probe;
 	jobstate_key_copy(&tally->attachment->key, &tally->key);
-	tally->text = palloc(VARSIZE(text));
-	memcpy(tally->text, text, VARSIZE(text));
-	tally->ndeltas = 0;
-	tally->maxdeltas = 4;
-	tally->delta = palloc(sizeof(JobstateDelta) * tally->maxdeltas);
+	tally->text = (text *) (tally + 1);
+	memcpy(tally->text, stored, size);
+	jobstate_deltas_init(&tally->deltas, set->context);
 	MemoryContextSwitchTo(before);
 	return tally;
 }
@@ -128,28 +127,6 @@ jobstate_tally_set_find(JobstateTallySet *set, JobstateAttachment *attachment,
 	return entry->tally;
 }
 
-static JobstateDelta *
-find_delta(JobstateTally *tally, int16 state_id)
-{
-	JobstateDelta *delta;
-	int			i;
-
-	for (i = 0; i < tally->ndeltas; i++)
-		if (tally->delta[i].state_id == state_id)
-			return &tally->delta[i];
-	if (tally->ndeltas == tally->maxdeltas)
-	{
-		tally->maxdeltas *= 2;
-		tally->delta = repalloc(tally->delta,
-								sizeof(JobstateDelta) * tally->maxdeltas);
-	}
-	delta = &tally->delta[tally->ndeltas++];
-	delta->state_id = state_id;
-	delta->saved_in = InvalidSubTransactionId;
-	delta->n = 0;
-	return delta;
-}
-
 /* All entries, in an array. */
 int
 jobstate_tally_set_list(JobstateTallySet *set, JobstateTally ***list)
@@ -181,7 +158,7 @@ save(JobstateTally *tally, JobstateDelta *delta, SubTransactionId subid)
 	}
 	undo = &journal[njournal++];
 	undo->tally = tally;
-	undo->delta = delta - tally->delta;
+	undo->delta = delta - tally->deltas.delta;
 	undo->n = delta->n;
 	undo->saved_in = delta->saved_in;
 	undo->subid = subid;
@@ -191,7 +168,7 @@ save(JobstateTally *tally, JobstateDelta *delta, SubTransactionId subid)
 static void
 change(JobstateTally *tally, int16 state_id, int64 n)
 {
-	JobstateDelta *delta = find_delta(tally, state_id);
+	JobstateDelta *delta = jobstate_deltas_find(&tally->deltas, state_id);
 
 	if (GetCurrentTransactionNestLevel() > 1 &&
 		delta->saved_in != GetCurrentSubTransactionId())
@@ -292,7 +269,7 @@ AtSubAbort_tally(SubTransactionId subid)
 	while (njournal > 0 && journal[njournal - 1].subid == subid)
 	{
 		Undo	   *undo = &journal[--njournal];
-		JobstateDelta *delta = &undo->tally->delta[undo->delta];
+		JobstateDelta *delta = &undo->tally->deltas.delta[undo->delta];
 
 		delta->n = undo->n;
 		delta->saved_in = undo->saved_in;
@@ -316,7 +293,7 @@ AtSubCommit_tally(SubTransactionId subid, SubTransactionId parent)
 	for (i = first; i < njournal; i++)
 	{
 		Undo	   *undo = &journal[i];
-		JobstateDelta *delta = &undo->tally->delta[undo->delta];
+		JobstateDelta *delta = &undo->tally->deltas.delta[undo->delta];
 
 		if (GetCurrentTransactionNestLevel() <= 2)
 			delta->saved_in = InvalidSubTransactionId;
@@ -367,8 +344,8 @@ AtEnd_tally(XactEvent event, void *arg)
 void
 jobstate_tally_init(void)
 {
-	pending_context = AllocSetContextCreate(TopMemoryContext, "jobstate tally",
-											ALLOCSET_DEFAULT_SIZES);
+	pending_context = GenerationContextCreate(TopMemoryContext, "jobstate tally",
+											 ALLOCSET_DEFAULT_SIZES);
 	RegisterXactCallback(AtEnd_tally, NULL);
 	RegisterSubXactCallback(AtSubXact_tally, NULL);
 }

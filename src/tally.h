@@ -7,28 +7,20 @@
 #define JOBSTATE_TALLY_H
 
 #include "attachment.h"
+#include "delta.h"
+#include "keytext.h"
 
-/* The change of one state's count */
-typedef struct JobstateDelta
-{
-	int16		state_id;
-	SubTransactionId saved_in;	/* the newest one that can undo this */
-	int64		n;
-} JobstateDelta;
-
-/* One touched key: about 360 bytes with its place in the hash */
+/* One touched key: about 230 bytes with its place in the hash */
 typedef struct JobstateTally
 {
 	/* unchanging */
 	JobstateAttachment *attachment;
 	uint32		hash;
-	ArrayType  *text;			/* the key as the log stores it */
+	text	   *text;			/* the key as the log stores it */
 	JobstateKeyValues key;
 
 	/* mutable */
-	int			ndeltas;
-	int			maxdeltas;
-	JobstateDelta *delta;
+	JobstateDeltas deltas;
 } JobstateTally;
 
 typedef struct JobstateTallySet JobstateTallySet;

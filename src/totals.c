@@ -46,16 +46,17 @@ read_rollup(JobstateAttachment *attachment, JobstateTallySet *spelling,
 		TupleDesc	desc = SPI_tuptable->tupdesc;
 		JobstateKeyValues key;
 		JobstateTally *tally;
+		JobstateSum *sum;
 		bool		isnull;
 
 		(void) jobstate_key_from_jsonb(&attachment->key,
 									   DatumGetJsonbP(SPI_getbinval(tuple, desc, 1, &isnull)),
 									   attachment->target, &key);
 		tally = jobstate_tally_set_find(spelling, attachment, &key);
-		jobstate_sums_add(jobstate_sums_find(rolled, attachment->epoch,
-											 tally->hash, tally->text),
-						  DatumGetInt16(SPI_getbinval(tuple, desc, 2, &isnull)),
-						  DatumGetInt64(SPI_getbinval(tuple, desc, 3, &isnull)));
+		sum = jobstate_sums_find(rolled, attachment->epoch, tally->hash, tally->text);
+		jobstate_deltas_add(&sum->deltas,
+							DatumGetInt16(SPI_getbinval(tuple, desc, 2, &isnull)),
+							DatumGetInt64(SPI_getbinval(tuple, desc, 3, &isnull)));
 	}
 	jobstate_settings_end(nest);
 	jobstate_spi_finish();

@@ -19,7 +19,7 @@ TRUNCATE regress_t;
 INSERT INTO regress_t VALUES (1, 1, 1), (2, 1, 1), (3, 1, 2), (4, 1, 2);
 SELECT * FROM jobstate.counts('regress_t');                                      -- fails
 SELECT * FROM jobstate.segment_0;                                                -- fails
-INSERT INTO jobstate.segment_0 VALUES (1, 1, '{}', '{}');                        -- fails
+INSERT INTO jobstate.segment_0 VALUES (1, 1, '', '');                        -- fails
 SELECT * FROM jobstate.base_recent;                                              -- fails
 SELECT * FROM jobstate.rollup;                                                   -- fails
 TRUNCATE jobstate.segment_1;                                                     -- fails

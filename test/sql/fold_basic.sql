@@ -89,9 +89,9 @@ CALL jobstate.maintain();
 SELECT jobstate.fold() > 0 AS was_left;
 SELECT state, n FROM jobstate.counts('regress_u') ORDER BY state;
 -- rows that others bring (a subscription, a dump) are not the log's
-INSERT INTO jobstate.segment_0 SELECT epoch, 0, '{}', '{1,100}' FROM jobstate.attachment WHERE target = 'regress_u'::regclass;
+INSERT INTO jobstate.segment_0 SELECT epoch, 0, '', '1:100' FROM jobstate.attachment WHERE target = 'regress_u'::regclass;
 COPY jobstate.base_recent FROM stdin;
-1	1	{}	{1,1}
+1	1		1:1
 \.
 SELECT state, n FROM jobstate.counts('regress_u') ORDER BY state;
 -- nothing vacuums or waits for the log

@@ -35,7 +35,7 @@ INSERT INTO job VALUES (1, 1, 1), (2, 1, 2);
 DELETE FROM jobstate.attachment;                                                 -- fails
 UPDATE jobstate.state SET is_initial = true;                                     -- fails
 DELETE FROM jobstate.rollup;                                                     -- fails
-INSERT INTO jobstate.segment_0 VALUES (1, 1, '{}', '{}');                        -- fails
+INSERT INTO jobstate.segment_0 VALUES (1, 1, '', '');                        -- fails
 TRUNCATE jobstate.segment_0;                                                     -- fails
 SELECT count(*) FROM jobstate.segment_0;                                         -- fails
 SELECT jobstate.uncount('job');                                                  -- fails
