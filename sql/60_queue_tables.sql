@@ -246,6 +246,7 @@ BEGIN
     PERFORM jobstate.queue_install_settings();
     PERFORM jobstate.queue_install_jobs();
     PERFORM jobstate.queue_install_rest();
+    PERFORM jobstate.queue_install_views();
     IF NOT EXISTS (SELECT FROM jobstate.attachments a
                     WHERE a.target = 'jobstate.job'::regclass AND a.watched) THEN
         PERFORM jobstate.attach('jobstate.job', 'job', 'state_id', '{queue,priority,limit_key}');

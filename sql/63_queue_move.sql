@@ -194,7 +194,7 @@ COMMENT ON FUNCTION jobstate.queue_relocate(bigint[], text, smallint)
 -- that have it already stay where they are.
 -- Writes: job; the sequence; queue_lane where there is none yet.
 -- Locks: the jobs, by id.
-CREATE FUNCTION jobstate.set_priority(ids bigint[], priority smallint)
+CREATE FUNCTION jobstate.set_priority(ids bigint[], priority integer)
 RETURNS SETOF bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -209,18 +209,18 @@ BEGIN
     IF $2 NOT BETWEEN 1 AND 4 THEN
         RAISE EXCEPTION 'priority % does not exist', $2
             USING ERRCODE = 'invalid_parameter_value',
-                  DETAIL = 'Priorities are 1, 2, 3 and 4.',
-                  HINT = '1 is the most urgent one.';
+                  DETAIL = 'It was to be given to jobs.',
+                  HINT = 'Priorities are 1 (most urgent) to 4; 2 is the usual one.';
     END IF;
     held := jobstate.queue_hold(ids);
     SELECT array_agg(j.id ORDER BY j.id) AS ids, array_agg(j.position) AS positions INTO mover
       FROM jobstate.job j
      WHERE j.position = ANY (held) AND j.state_id IN (1, 3) AND j.priority <> $2;
-    PERFORM jobstate.queue_relocate(mover.positions, NULL, $2);
+    PERFORM jobstate.queue_relocate(mover.positions, NULL, $2::smallint);
     RETURN QUERY SELECT unnest(mover.ids);
 END
 $$;
-COMMENT ON FUNCTION jobstate.set_priority(bigint[], smallint)
+COMMENT ON FUNCTION jobstate.set_priority(bigint[], integer)
     IS 'gives another priority to jobs that are available or deferred, and returns the ids of those that moved';
 
 -- queue_keys_move: unique keys go with their jobs to another queue, unless another
