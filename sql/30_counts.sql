@@ -7,6 +7,15 @@ CREATE FUNCTION jobstate.counts(target regclass, group_key jsonb DEFAULT NULL)
 COMMENT ON FUNCTION jobstate.counts(regclass, jsonb) IS
     'rows per group and state, exact in the caller''s snapshot, own uncommitted work included; a group key may name some of the group columns';
 
+-- For who decides under a lock: a REPEATABLE READ transaction's own snapshot may be
+-- older than the lock, and counts() answers from that.
+CREATE FUNCTION jobstate.counts_now(target regclass, group_key jsonb DEFAULT NULL)
+    RETURNS TABLE (group_key jsonb, state text, n bigint)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100
+    AS 'MODULE_PATHNAME', 'jobstate_counts_now';
+COMMENT ON FUNCTION jobstate.counts_now(regclass, jsonb) IS
+    'what counts() says to a transaction that begins now, own uncommitted work included';
+
 CREATE FUNCTION jobstate.counted(target regclass)
     RETURNS boolean LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'jobstate_counted';

@@ -88,6 +88,7 @@ CREATE FUNCTION jobstate.queue_add_lanes(queue text, priorities integer[])
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -177,8 +178,9 @@ $$;
 COMMENT ON FUNCTION jobstate.next_due(text)
     IS 'time until the queue''s next job is due: zero or less means now, null that none is or that the queue is paused';
 
--- queue_find: where jobs are.  A job that was never moved lies under its id, in
--- that position's slot or beside the ring; one that was has an index of its own.
+-- queue_find: where jobs are.  A job that was never moved lies under its id: in
+-- that position's slot, or beside the ring, or, where the ring's size was changed
+-- since, in any slot.  One that was moved has an index of its own.
 -- Writes nothing, locks nothing.  What is found may have moved on when it is locked.
 CREATE FUNCTION jobstate.queue_find(ids bigint[])
 RETURNS TABLE (id bigint, "position" bigint, slot smallint, state_id smallint)
@@ -188,6 +190,8 @@ SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 AS $$
 #variable_conflict use_column
+DECLARE
+    found_home bigint;
 BEGIN
     RETURN QUERY
         SELECT g.id, f."position", f.slot, f.state_id
@@ -196,12 +200,23 @@ BEGIN
          CROSS JOIN LATERAL (
                 SELECT j."position", j.slot, j.state_id FROM jobstate.job j
                  WHERE j.slot = ANY (ARRAY[g.home, -1::smallint, -2::smallint])
-                   AND j."position" = g.id AND j.id = g.id
-                UNION ALL
+                   AND j."position" = g.id AND j.id = g.id LIMIT 1) f;
+    GET DIAGNOSTICS found_home = ROW_COUNT;
+    IF found_home = cardinality(ids) THEN
+        RETURN;
+    END IF;
+    RETURN QUERY
+        SELECT g.id, f."position", f.slot, f.state_id
+          FROM (SELECT DISTINCT i AS id, (((i & 281474976710655) / r.slot_jobs) % r.slots)::smallint AS home
+                  FROM unnest(ids) i, jobstate.queue_ring r WHERE r.singleton ORDER BY i OFFSET 0) g
+         CROSS JOIN LATERAL (
                 SELECT j."position", j.slot, j.state_id FROM jobstate.job j
                  WHERE j.id = g.id AND j.id <> j."position"
-                 LIMIT 1) f;
+                UNION ALL
+                SELECT j."position", j.slot, j.state_id FROM jobstate.job j
+                 WHERE j."position" = g.id AND j.id = g.id
+                   AND j.slot <> ALL (ARRAY[g.home, -1::smallint, -2::smallint]) LIMIT 1) f;
 END
 $$;
 COMMENT ON FUNCTION jobstate.queue_find(bigint[])
-    IS 'internal: position, partition and state of the jobs that exist, in the order of their ids';
+    IS 'internal: position, partition and state of the jobs that exist';

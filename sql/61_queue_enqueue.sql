@@ -15,23 +15,34 @@ CREATE FUNCTION jobstate.queue_key_holders(queue text, unique_keys text[])
 RETURNS TABLE (unique_key text, id bigint)
 LANGUAGE plpgsql STABLE ROWS 10
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 AS $$
 #variable_conflict use_column
+DECLARE
+    ids bigint[] := ARRAY(
+        SELECT u.id FROM unnest($2) w (unique_key)
+         CROSS JOIN LATERAL (SELECT u.id FROM jobstate.unique_job u
+                              WHERE u.queue = $1 AND u.unique_key = w.unique_key LIMIT 1) u);
 BEGIN
+    IF ids = '{}' THEN
+        RETURN;
+    END IF;
     RETURN QUERY
         SELECT u.unique_key, u.id
-          FROM jobstate.unique_job u
-         CROSS JOIN LATERAL jobstate.queue_find(ARRAY[u.id]) f
-          JOIN jobstate.state s ON s.machine = 'job' AND s.state_id = f.state_id
-         WHERE u.queue = $1 AND u.unique_key = ANY ($2) AND s.name = ANY (u.states);
+          FROM jobstate.queue_find(ids) f
+         CROSS JOIN (SELECT DISTINCT w.unique_key FROM unnest($2) w (unique_key)) w
+         CROSS JOIN LATERAL (SELECT u.unique_key, u.id, u.states FROM jobstate.unique_job u
+                              WHERE u.queue = $1 AND u.unique_key = w.unique_key LIMIT 1) u
+         WHERE u.id = f.id AND jobstate.queue_state_name(f.state_id) = ANY (u.states);
 END
 $$;
 COMMENT ON FUNCTION jobstate.queue_key_holders(text, text[])
     IS 'internal: the unique keys that are held, and by which jobs';
 
 -- queue_take_keys: for each job the key that it wants, or the job that has it: the
--- holder is the job itself where it got the key.  Null keys have no holder.
+-- holder is the job itself where it got the key.  Null keys have no holder.  Null
+-- states are those that the job has the key with, or had it not, the usual ones.
 -- Writes: unique_job.  Locks: the keys' rows, in the order of the keys.
 CREATE FUNCTION jobstate.queue_take_keys(queue text, unique_keys text[], ids bigint[], states text[])
 RETURNS TABLE (id bigint, holder bigint)
@@ -41,24 +52,25 @@ AS $$
 #variable_conflict use_column
 DECLARE
     wanted CONSTANT bigint := (SELECT count(DISTINCT k) FROM unnest(unique_keys) k);
+    usual CONSTANT text[] := jobstate.queue_key_states(states);
     seen bigint;
 BEGIN
     LOOP
         INSERT INTO jobstate.unique_job (queue, unique_key, id, states)
-        SELECT DISTINCT ON (w.unique_key) $1, w.unique_key, w.id, $4
+        SELECT DISTINCT ON (w.unique_key COLLATE "C") $1, w.unique_key, w.id, usual
           FROM unnest($2, $3) WITH ORDINALITY w (unique_key, id, ord)
          WHERE w.unique_key IS NOT NULL
-         ORDER BY w.unique_key, w.ord
+         ORDER BY w.unique_key COLLATE "C", w.ord
             ON CONFLICT DO NOTHING;
         GET DIAGNOSTICS seen = ROW_COUNT;
         EXIT WHEN seen = wanted;
         -- The others are there: hold them, then look at their jobs.
         PERFORM FROM jobstate.unique_job u
-          WHERE u.queue = $1 AND u.unique_key = ANY ($2) ORDER BY u.unique_key FOR UPDATE;
+          WHERE u.queue = $1 AND u.unique_key = ANY ($2) ORDER BY u.unique_key COLLATE "C" FOR UPDATE;
         GET DIAGNOSTICS seen = ROW_COUNT;
         CONTINUE WHEN seen < wanted;
         UPDATE jobstate.unique_job u
-           SET id = w.id, states = $4
+           SET id = w.id, states = CASE WHEN $4 IS NULL AND u.id = w.id THEN u.states ELSE usual END
           FROM (SELECT DISTINCT ON (g.unique_key) g.unique_key, g.id
                   FROM unnest($2, $3) WITH ORDINALITY g (unique_key, id, ord)
                  ORDER BY g.unique_key, g.ord) w
@@ -133,8 +145,20 @@ $$;
 COMMENT ON FUNCTION jobstate.enqueue_check(text, text, jsonb, integer, integer, interval)
     IS 'internal: raises 22004 or 22023 for a job that cannot be';
 
--- enqueue: one job, in the caller's transaction.  A transaction id comes before the
--- position, see queue_position().
+-- enqueue_rows: brings a batch in, in C, without unique keys' say.  A job for which
+-- an id is given already gets no row.  NULL: the queue or one of its lanes does not
+-- exist, and nothing was written.
+-- Writes: job.  Locks nothing.
+CREATE FUNCTION jobstate.enqueue_rows(queue text, kinds text[], payloads jsonb[], priorities integer[],
+    run_ats timestamptz[], unique_keys text[], shard_keys text[], limit_keys text[],
+    max_attempts integer, timeout interval, known bigint[])
+RETURNS bigint[]
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'jobstate_enqueue_rows';
+COMMENT ON FUNCTION jobstate.enqueue_rows(text, text[], jsonb[], integer[], timestamptz[], text[], text[], text[], integer, interval, bigint[])
+    IS 'internal: inserts a batch of jobs and returns their ids in the order given';
+
+-- enqueue: one job, in the caller's transaction.
 -- Writes: job; unique_job where there is a unique key; queue and queue_lane for the
 -- first job of a lane.  Locks: the unique key's row.
 CREATE FUNCTION jobstate.enqueue(queue text, kind text, payload jsonb DEFAULT '{}',
@@ -146,9 +170,8 @@ CREATE FUNCTION jobstate.enqueue(queue text, kind text, payload jsonb DEFAULT '{
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
-#variable_conflict use_column
 DECLARE
-    wakes boolean;
+    ids bigint[];
 BEGIN
     IF ($1 <> '' AND $2 IS NOT NULL AND $3 IS NOT NULL AND $4 BETWEEN 1 AND 4 AND $6 IS NULL
         AND coalesce($8, 1) > 0 AND coalesce($11, '1 s') > '0') IS NOT TRUE THEN
@@ -159,79 +182,17 @@ BEGIN
         RETURN;
     END IF;
     LOOP
-        WITH placed AS MATERIALIZED (
-            SELECT l.lane::bigint << 48 | q.number AS place, q.max_attempts, q.notify,
-                   CASE WHEN $5 > clock_timestamp() THEN -1
-                        ELSE (q.number / r.slot_jobs) % r.slots END::smallint AS slot
-              FROM (SELECT q.*, CASE WHEN pg_current_xact_id() IS NOT NULL
-                                     THEN nextval('jobstate.job_number') END AS number
-                      FROM jobstate.queue q WHERE q.queue = $1) q
-              JOIN jobstate.queue_lane l
-                ON l.queue = q.queue AND l.priority = $4
-               AND l.shard = coalesce(hashtext($9)::bigint & 2147483647, q.number) % q.shards
-             CROSS JOIN jobstate.queue_ring r),
-        made AS (
-            INSERT INTO jobstate.job (id, "position", run_at, slot, priority, max_attempts, state_id,
-                                      queue, kind, timeout, limit_key, payload)
-            SELECT p.place, p.place, coalesce($5, clock_timestamp()), p.slot, $4, coalesce($8, p.max_attempts),
-                   CASE p.slot WHEN -1 THEN 3 ELSE 1 END, $1, $2, $11, $10, $3
-              FROM placed p)
-        SELECT p.place, false, p.notify AND p.slot >= 0 INTO id, duplicate, wakes FROM placed p;
-        EXIT WHEN FOUND;
+        ids := jobstate.enqueue_rows($1, ARRAY[$2], ARRAY[$3], ARRAY[$4], ARRAY[$5], NULL,
+                                     ARRAY[$9], ARRAY[$10], $8, $11, NULL);
+        EXIT WHEN ids IS NOT NULL;
         PERFORM jobstate.queue_add_lanes($1, ARRAY[$4]);
     END LOOP;
-    IF wakes THEN
-        PERFORM pg_notify('jobstate_queue', $1);
-    END IF;
+    id := ids[1];
+    duplicate := false;
 END
 $$;
 COMMENT ON FUNCTION jobstate.enqueue(text, text, jsonb, integer, timestamptz, text, text[], integer, text, text, interval)
     IS 'adds a job and returns its id, or the id of the job that has the unique key';
-
--- enqueue_rows: the one statement that brings a batch in, without unique keys'
--- say.  A row for which an id is given already is left out.
--- Writes: job.  Locks nothing.
-CREATE FUNCTION jobstate.enqueue_rows(queue text, kinds text[], payloads jsonb[], priorities integer[],
-    run_ats timestamptz[], unique_keys text[], shard_keys text[], limit_keys text[],
-    max_attempts integer, timeout interval, known bigint[])
-RETURNS bigint[]
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-#variable_conflict use_column
-DECLARE
-    ids bigint[];
-BEGIN
-    PERFORM pg_current_xact_id();
-    WITH given AS MATERIALIZED (
-        SELECT g.*, CASE WHEN g.known IS NULL THEN nextval('jobstate.job_number') END AS number
-          FROM unnest($2, $3, $4, $5, $6, $7, $8, $11) WITH ORDINALITY
-            AS g (kind, payload, priority, run_at, unique_key, shard_key, limit_key, known, ord)),
-    placed AS MATERIALIZED (
-        SELECT g.*, l.lane::bigint << 48 | g.number AS place, l.priority AS urgency, q.max_attempts,
-               CASE WHEN g.run_at > clock_timestamp() THEN -1
-                    ELSE (g.number / r.slot_jobs) % r.slots END::smallint AS slot
-          FROM given g
-          JOIN jobstate.queue q ON q.queue = $1
-          JOIN jobstate.queue_lane l
-            ON l.queue = q.queue AND l.priority = coalesce(g.priority, 2)
-           AND l.shard = coalesce(hashtext(g.shard_key)::bigint & 2147483647, g.number) % q.shards
-         CROSS JOIN jobstate.queue_ring r
-         WHERE g.known IS NULL),
-    made AS (
-        INSERT INTO jobstate.job (id, "position", run_at, slot, priority, max_attempts, state_id,
-                                  queue, kind, timeout, unique_key, limit_key, payload)
-        SELECT p.place, p.place, coalesce(p.run_at, clock_timestamp()), p.slot, p.urgency,
-               coalesce($9, p.max_attempts), CASE p.slot WHEN -1 THEN 3 ELSE 1 END,
-               $1, p.kind, $10, p.unique_key, p.limit_key, p.payload
-          FROM placed p ORDER BY p.ord)
-    SELECT array_agg(coalesce(g.known, p.place) ORDER BY g.ord) INTO ids
-      FROM given g LEFT JOIN placed p ON p.ord = g.ord;
-    RETURN ids;
-END
-$$;
-COMMENT ON FUNCTION jobstate.enqueue_rows(text, text[], jsonb[], integer[], timestamptz[], text[], text[], text[], integer, interval, bigint[])
-    IS 'internal: inserts a batch of jobs and returns their ids in the order given';
 
 -- enqueue_keyed: the same where some jobs have unique keys.  What a committed job
 -- holds is seen before anything is written; who loses a race, or comes second in
@@ -351,7 +312,6 @@ BEGIN
             SELECT r.id, false
               FROM unnest(jobstate.enqueue_rows($1, $2, $3, $4, $5, NULL, $8, $9, $10, $11, NULL)) r (id);
     END IF;
-    PERFORM jobstate.queue_wake($1);
 END
 $$;
 COMMENT ON FUNCTION jobstate.enqueue_many(text, text[], jsonb[], integer[], timestamptz[], text[], text[], text[], text[], integer, interval)

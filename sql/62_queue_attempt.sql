@@ -1,28 +1,24 @@
 -- queue: what a worker says about its jobs --------------------------------------------
 
--- queue_pairs_check: ids and tokens go in pairs.
+-- queue_require_length: one element for each id, or no list at all; null elements
+-- mean that nothing is given for that id.
 -- Writes nothing, locks nothing.
-CREATE FUNCTION jobstate.queue_pairs_check(ids bigint[], tokens bigint[], more text, size integer)
+CREATE FUNCTION jobstate.queue_require_length(argument text, ids bigint[], elements anyarray)
 RETURNS void
-LANGUAGE plpgsql
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM jobstate.require_argument('ids', ids);
-    PERFORM jobstate.require_argument('tokens', tokens);
-    PERFORM jobstate.require_argument('ids', CASE WHEN array_position(ids, NULL) IS NULL THEN true END);
-    PERFORM jobstate.require_argument('tokens', CASE WHEN array_position(tokens, NULL) IS NULL THEN true END);
-    IF cardinality(ids) <> cardinality(tokens) OR cardinality(ids) <> size THEN
-        RAISE EXCEPTION 'the lists of a batch differ in length'
+    IF cardinality(ids) <> cardinality(elements) THEN
+        RAISE EXCEPTION 'arguments "ids" and "%" must have the same length', argument
             USING ERRCODE = 'invalid_parameter_value',
-                  DETAIL = format('There are %s ids, %s tokens%s.', cardinality(ids), cardinality(tokens),
-                                  coalesce(format(', %s %s', size, more), '')),
-                  HINT = 'Give one token per id: the one that its claim() returned.';
+                  DETAIL = format('They have %s and %s elements.', cardinality(ids), cardinality(elements)),
+                  HINT = 'Give one element for each id, null where nothing is meant.';
     END IF;
 END
 $$;
-COMMENT ON FUNCTION jobstate.queue_pairs_check(bigint[], bigint[], text, integer)
-    IS 'internal: raises 22004 or 22023 for lists that do not go together';
+COMMENT ON FUNCTION jobstate.queue_require_length(text, bigint[], anyarray)
+    IS 'raises 22023 unless there is no list or one element for each id';
 
 -- queue_held: the jobs that run under these tokens, as far as the statement's
 -- snapshot knows; of an id that is given twice, the first counts.
@@ -42,9 +38,9 @@ $$;
 COMMENT ON FUNCTION jobstate.queue_held(bigint[], bigint[])
     IS 'internal: where the given jobs are, with the token that was given for each';
 
--- queue_refuse: words every refusal of a single job, from what the job is now.
+-- queue_refuse_attempt: why a token does not hold a job, from what the job is now.
 -- Writes nothing, locks nothing.
-CREATE FUNCTION jobstate.queue_refuse(id bigint, token bigint)
+CREATE FUNCTION jobstate.queue_refuse_attempt(id bigint, token bigint)
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -52,63 +48,27 @@ AS $$
 DECLARE
     job record;
 BEGIN
-    SELECT s.name AS state, j.token INTO job
+    SELECT f.state_id, j.token INTO job
       FROM jobstate.queue_find(ARRAY[$1]) f
-      JOIN jobstate.job j ON j.slot = f.slot AND j."position" = f."position"
-      JOIN jobstate.state s ON s.machine = 'job' AND s.state_id = j.state_id;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'job % does not exist', $1
-            USING ERRCODE = 'JS002',
-                  DETAIL = 'No job has this id, or no longer: ended jobs are kept for a while only.',
-                  HINT = 'A job without attempts left may be among the dead letters.';
-    ELSIF job.token IS DISTINCT FROM $2 OR job.state IN ('available', 'deferred') THEN
-        RAISE EXCEPTION 'lease on job % is lost', $1
-            USING ERRCODE = 'JS001',
-                  DETAIL = format('The attempt of this token was ended; the job''s state is "%s".', job.state),
-                  HINT = 'Drop the result: the job is somebody else''s, or waits to be claimed again.';
-    ELSE
-        RAISE EXCEPTION 'job % is not running', $1
-            USING ERRCODE = 'JS003',
-                  DETAIL = format('Its state is "%s".', job.state),
-                  HINT = 'Only a running job can be completed, failed, snoozed or kept alive.';
-    END IF;
+      JOIN jobstate.job j ON j.slot = f.slot AND j."position" = f."position";
+    PERFORM jobstate.queue_refuse(
+        CASE WHEN NOT FOUND THEN 'not found'
+             -- Deferred, or available again: this attempt is over.
+             WHEN job.token IS DISTINCT FROM $2 OR job.state_id IN (1, 3) THEN 'lease lost'
+             ELSE 'wrong state' END,
+        $1, jobstate.queue_state_name(job.state_id));
 END
 $$;
-COMMENT ON FUNCTION jobstate.queue_refuse(bigint, bigint)
-    IS 'internal: raises JS001, JS002 or JS003 for a job';
+COMMENT ON FUNCTION jobstate.queue_refuse_attempt(bigint, bigint)
+    IS 'internal: raises JS001, JS002 or JS003 for a job and a token';
 
 -- complete: the attempts' good end.  What its token completed before is told again,
 -- and nothing is written.
 -- Writes: job.  Locks: the jobs, in the order of their ids.
 CREATE FUNCTION jobstate.complete(ids bigint[], tokens bigint[], results jsonb[] DEFAULT NULL)
 RETURNS SETOF bigint
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off
-SET enable_mergejoin = off
-AS $$
-#variable_conflict use_column
-DECLARE
-    done bigint[];
-BEGIN
-    PERFORM jobstate.queue_pairs_check(ids, tokens, 'results', cardinality(results));
-    WITH moved AS (
-        UPDATE jobstate.job j
-           SET state_id = 4, finished_at = clock_timestamp(), result = results[h.ord]
-          FROM jobstate.queue_held(ids, tokens) h
-         WHERE j.slot = h.slot AND j."position" = h."position"
-           AND j.state_id = 2 AND j.token = h.token
-        RETURNING j.id)
-    SELECT array_agg(m.id) INTO done FROM moved m;
-    RETURN QUERY SELECT unnest(done);
-    IF cardinality(done) = cardinality(ids) THEN
-        RETURN;
-    END IF;
-    RETURN QUERY
-        SELECT e.id FROM jobstate.queue_ended(ids, tokens, done) e WHERE e.outcome = 'completed';
-END
-$$;
+LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10
+AS 'MODULE_PATHNAME', 'jobstate_complete';
 COMMENT ON FUNCTION jobstate.complete(bigint[], bigint[], jsonb[])
     IS 'completes jobs, with their results, and returns those that the tokens held';
 
@@ -120,7 +80,7 @@ AS $$
 BEGIN
     PERFORM jobstate.complete(ARRAY[$1], ARRAY[$2], ARRAY[$3]);
     IF NOT FOUND THEN
-        PERFORM jobstate.queue_refuse($1, $2);
+        PERFORM jobstate.queue_refuse_attempt($1, $2);
     END IF;
     RETURN FOUND;
 END
@@ -141,8 +101,9 @@ SET enable_mergejoin = off
 AS $$
 #variable_conflict use_column
 BEGIN
-    PERFORM jobstate.queue_pairs_check(ids, tokens, NULL, NULL);
+    PERFORM jobstate.queue_require_pairs('tokens', ids, tokens);
     PERFORM jobstate.require_positive('lease', coalesce(lease, '1 s') > '0');
+    PERFORM jobstate.queue_hold(ids);
     RETURN QUERY
         UPDATE jobstate.job j
            SET lease_until = least(j.claimed_at + j.timeout, clock_timestamp()
@@ -166,7 +127,7 @@ BEGIN
     SELECT h.lease_until, h.cancel_requested INTO lease_until, cancel_requested
       FROM jobstate.heartbeat(ARRAY[$1], ARRAY[$2], $3) h;
     IF NOT FOUND THEN
-        PERFORM jobstate.queue_refuse($1, $2);
+        PERFORM jobstate.queue_refuse_attempt($1, $2);
     END IF;
 END
 $$;
@@ -203,29 +164,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION jobstate.queue_backoff(interval, integer)
     IS 'internal: the delay after a failed attempt';
-
--- queue_bury: a running or failed job becomes a dead letter.
--- Writes: job, dead_letter.  Locks: the job.
-CREATE FUNCTION jobstate.queue_bury(slot smallint, "position" bigint, errors jsonb)
-RETURNS void
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-SET plan_cache_mode = force_generic_plan
-AS $$
-#variable_conflict use_column
-BEGIN
-    WITH gone AS (
-        DELETE FROM jobstate.job j WHERE j.slot = $1 AND j."position" = $2
-        RETURNING j.*)
-    INSERT INTO jobstate.dead_letter (queue, id, kind, priority, payload, attempt, max_attempts, timeout,
-                                      unique_key, limit_key, errors, enqueued_at)
-    SELECT g.queue, g.id, g.kind, g.priority, g.payload, g.attempt, g.max_attempts, g.timeout,
-           g.unique_key, g.limit_key, $3, g.enqueued_at
-      FROM gone g;
-END
-$$;
-COMMENT ON FUNCTION jobstate.queue_bury(smallint, bigint, jsonb)
-    IS 'internal: moves a job to the dead letters';
 
 -- queue_put_back: ends a running attempt that did not complete, on the row that
 -- the caller has locked.
@@ -269,6 +207,7 @@ DECLARE
     job record;
     history jsonb;
 BEGIN
+    PERFORM jobstate.queue_hold(ids);
     FOR job IN
         SELECT j.id, j.slot, j."position", j.attempt, j.errors, j.cancel_requested, q.dead_letters,
                ($3)[h.ord] AS error, j.attempt < j.max_attempts AND coalesce(($5)[h.ord], true) AS again,
@@ -278,7 +217,6 @@ BEGIN
           LEFT JOIN jobstate.queue q ON q.queue = j.queue
          WHERE j.state_id = 2 AND j.token = h.token
          ORDER BY j.id
-           FOR UPDATE OF j
     LOOP
         id := job.id;
         outcome := CASE WHEN job.cancel_requested THEN 'cancelled'
@@ -288,7 +226,7 @@ BEGIN
         history := CASE WHEN job.error IS NULL THEN job.errors
                         ELSE jobstate.queue_errors(job.errors, job.attempt, job.error) END;
         IF outcome = 'dead' THEN
-            PERFORM jobstate.queue_bury(job.slot, job."position", history);
+            PERFORM jobstate.queue_bury(ARRAY[id], ARRAY[history]);
         ELSE
             PERFORM jobstate.queue_put_back(job.slot, job."position", outcome, history,
                 clock_timestamp() + job.delay, job.attempt - CASE WHEN job.error IS NULL THEN 1 ELSE 0 END);
@@ -336,11 +274,10 @@ AS $$
 DECLARE
     done bigint[] := '{}';
 BEGIN
-    PERFORM jobstate.require_argument('errors', errors);
-    PERFORM jobstate.require_argument('errors', CASE WHEN array_position(errors, NULL) IS NULL THEN true END);
-    PERFORM jobstate.queue_pairs_check(ids, tokens, 'errors', cardinality(errors));
-    PERFORM jobstate.queue_pairs_check(ids, tokens, 'delays', cardinality(retry_afters));
-    PERFORM jobstate.queue_pairs_check(ids, tokens, 'words whether to retry', cardinality(retryables));
+    PERFORM jobstate.queue_require_pairs('tokens', ids, tokens);
+    PERFORM jobstate.queue_require_pairs('errors', ids, errors);
+    PERFORM jobstate.queue_require_length('retry_afters', ids, retry_afters);
+    PERFORM jobstate.queue_require_length('retryables', ids, retryables);
     PERFORM jobstate.queue_delay_check('retry_after', d) FROM unnest(retry_afters) d WHERE d < '0';
     FOR id, outcome IN
         SELECT e.id, e.outcome FROM jobstate.queue_end_attempts(ids, tokens, errors, retry_afters, retryables) e
@@ -369,7 +306,7 @@ BEGIN
     SELECT f.outcome INTO said
       FROM jobstate.fail(ARRAY[$1], ARRAY[$2], ARRAY[$3], ARRAY[$4], ARRAY[$5]) f;
     IF NOT FOUND THEN
-        PERFORM jobstate.queue_refuse($1, $2);
+        PERFORM jobstate.queue_refuse_attempt($1, $2);
     END IF;
     RETURN said;
 END
@@ -405,9 +342,9 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 BEGIN
-    PERFORM jobstate.require_argument('delays', delays);
-    PERFORM jobstate.queue_pairs_check(ids, tokens, 'delays', cardinality(delays));
-    PERFORM jobstate.queue_delay_check('delay', d) FROM unnest(delays) d WHERE (d >= '0') IS NOT TRUE;
+    PERFORM jobstate.queue_require_pairs('tokens', ids, tokens);
+    PERFORM jobstate.queue_require_pairs('delays', ids, delays);
+    PERFORM jobstate.queue_delay_check('delay', d) FROM unnest(delays) d WHERE d < '0';
     RETURN QUERY
         SELECT e.id, e.outcome FROM jobstate.queue_end_attempts(ids, tokens, NULL, delays, NULL) e;
 END
@@ -425,7 +362,7 @@ DECLARE
 BEGIN
     SELECT s.outcome INTO said FROM jobstate.snooze(ARRAY[$1], ARRAY[$2], ARRAY[$3]) s;
     IF NOT FOUND THEN
-        PERFORM jobstate.queue_refuse($1, $2);
+        PERFORM jobstate.queue_refuse_attempt($1, $2);
     END IF;
     RETURN said;
 END

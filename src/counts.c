@@ -36,6 +36,7 @@
 #include "error.h"
 
 PG_FUNCTION_INFO_V1(jobstate_counts);
+PG_FUNCTION_INFO_V1(jobstate_counts_now);
 PG_FUNCTION_INFO_V1(jobstate_counted);
 PG_FUNCTION_INFO_V1(jobstate_rows_now);
 
@@ -391,9 +392,12 @@ jobstate_counts_arguments(FunctionCallInfo fcinfo, JobstateFilter **filter,
 	return attachment;
 }
 
-/* counts(target, group_key) returns setof (group_key, state, n) */
-Datum
-jobstate_counts(PG_FUNCTION_ARGS)
+/* How exact counts are read: as the active snapshot sees them, or the newest */
+typedef void (*CountsReader) (JobstateAttachment *attachment,
+							  JobstateFilter *filter, JobstateSums *sums);
+
+static void
+return_counts(FunctionCallInfo fcinfo, CountsReader read)
 {
 	JobstateTallySet *spelling = jobstate_tally_set_create(CurrentMemoryContext);
 	JobstateSums *sums = jobstate_sums_create(CurrentMemoryContext);
@@ -406,7 +410,7 @@ jobstate_counts(PG_FUNCTION_ARGS)
 
 	InitMaterializedSRF(fcinfo, 0);
 	attachment = jobstate_counts_arguments(fcinfo, &filter, &role);
-	jobstate_counts_exact(attachment, filter, sums);
+	read(attachment, filter, sums);
 	sums = jobstate_counts_merge(attachment, spelling, filter, sums);
 	jobstate_counts_add_asked(attachment, filter, spelling, sums);
 	n = jobstate_sums_list(sums, &sum);
@@ -417,6 +421,38 @@ jobstate_counts(PG_FUNCTION_ARGS)
 			put_group((ReturnSetInfo *) fcinfo->resultinfo, attachment, sum[i]);
 	}
 	jobstate_return(role);
+}
+
+/* counts(target, group_key) returns setof (group_key, state, n) */
+Datum
+jobstate_counts(PG_FUNCTION_ARGS)
+{
+	return_counts(fcinfo, jobstate_counts_exact);
+	return (Datum) 0;
+}
+
+/* What everybody has committed by now, and this transaction has done */
+static void
+counts_newest(JobstateAttachment *attachment, JobstateFilter *filter, JobstateSums *sums)
+{
+	Snapshot	newest;
+
+	if (jobstate_counts_read(attachment, filter, NULL, &newest,
+							 sums) == JOBSTATE_READ_COUNTED)
+		jobstate_counts_add_pending(attachment, sums);
+	else
+	{
+		jobstate_sums_reset(sums);
+		(void) jobstate_recount(attachment, attachment->target, filter, newest, sums);
+	}
+	UnregisterSnapshot(newest);
+}
+
+/* counts_now(target, group_key), for who decides under a lock taken before */
+Datum
+jobstate_counts_now(PG_FUNCTION_ARGS)
+{
+	return_counts(fcinfo, counts_newest);
 	return (Datum) 0;
 }
 
@@ -442,22 +478,13 @@ jobstate_rows_now(PG_FUNCTION_ARGS)
 {
 	JobstateAttachment *attachment = jobstate_attachment(PG_GETARG_OID(0));
 	JobstateSums *sums = jobstate_sums_create(CurrentMemoryContext);
-	Snapshot	newest;
 	JobstateRole role = jobstate_become(jobstate_owner_of(attachment->target));
 	JobstateSum **sum;
 	int64		rows = 0;
 	int			n;
 	int			i;
 
-	if (jobstate_counts_read(attachment, NULL, NULL, &newest,
-							 sums) == JOBSTATE_READ_COUNTED)
-		jobstate_counts_add_pending(attachment, sums);
-	else
-	{
-		jobstate_sums_reset(sums);
-		(void) jobstate_recount(attachment, attachment->target, NULL, newest, sums);
-	}
-	UnregisterSnapshot(newest);
+	counts_newest(attachment, NULL, sums);
 	n = jobstate_sums_list(sums, &sum);
 	for (i = 0; i < n; i++)
 		rows += jobstate_sums_get(sum[i], PG_GETARG_INT16(1));

@@ -21,8 +21,8 @@
 
 static const char *const column_name[JOB_COLUMNS] = {
 	"id", "position", "enqueued_at", "run_at", "slot", "priority", "max_attempts",
-	"attempt", "state_id", "cancel_requested", "token", "claimed_at", "lease_until",
-	"finished_at", "worker", "queue", "kind", "timeout", "unique_key", "limit_key",
+	"attempt", "state_id", "cancel_requested", "finished_at", "token", "claimed_at",
+	"lease_until", "worker", "queue", "kind", "timeout", "unique_key", "limit_key",
 	"payload", "errors", "result"
 };
 
@@ -171,10 +171,4 @@ jobstate_job_set(JobstateJobPart *part, JobColumn column, Datum value)
 {
 	part->new->tts_values[part->attno[column] - 1] = value;
 	part->new->tts_isnull[part->attno[column] - 1] = false;
-}
-
-void
-jobstate_job_clear(JobstateJobPart *part, JobColumn column)
-{
-	part->new->tts_isnull[part->attno[column] - 1] = true;
 }

@@ -37,10 +37,10 @@ typedef enum JobColumn
 	JOB_ATTEMPT,
 	JOB_STATE_ID,
 	JOB_CANCEL_REQUESTED,
+	JOB_FINISHED_AT,
 	JOB_TOKEN,
 	JOB_CLAIMED_AT,
 	JOB_LEASE_UNTIL,
-	JOB_FINISHED_AT,
 	JOB_WORKER,
 	JOB_QUEUE,
 	JOB_KIND,
@@ -90,6 +90,5 @@ extern Datum jobstate_job_value(JobstateJobPart *part, TupleTableSlot *slot,
 								JobColumn column, bool *isnull);
 extern void jobstate_job_copy(JobstateJobPart *part, TupleTableSlot *from);
 extern void jobstate_job_set(JobstateJobPart *part, JobColumn column, Datum value);
-extern void jobstate_job_clear(JobstateJobPart *part, JobColumn column);
 
 #endif							/* JOBSTATE_JOBTABLE_H */

@@ -26,6 +26,7 @@
 #include "compat.h"
 #include "error.h"
 #include "lane.h"
+#include "limit.h"
 
 PG_FUNCTION_INFO_V1(jobstate_claim);
 PG_FUNCTION_INFO_V1(jobstate_complete);
@@ -41,6 +42,7 @@ typedef struct Claim
 	/* the queue */
 	bool		paused;
 	bool		limited;
+	JobstateLimits *limits;		/* NULL: none */
 	int64		aging;			/* microseconds per priority */
 	JobstateRing ring;
 	JobstateLane *lane;
@@ -212,6 +214,34 @@ take_job(Claim *claim, JobstateLane *lane, Snapshot snapshot)
 	return_job(claim, part);
 }
 
+/* Takes the lane's current job if the queue's limits allow it. */
+static void
+take_if_allowed(Claim *claim, JobstateLane *lane, Snapshot snapshot)
+{
+	bool		isnull;
+	int			before = claim->taken;
+	Datum		key;
+
+	if (claim->limits == NULL)
+	{
+		take_job(claim, lane, snapshot);
+		return;
+	}
+	key = jobstate_job_value(lane->part, lane->slot, JOB_LIMIT_KEY, &isnull);
+	if (!jobstate_limits_allow(claim->limits, key, isnull))
+		return;
+	take_job(claim, lane, snapshot);
+	if (claim->taken > before)
+		jobstate_limits_count(claim->limits, key, isnull);
+}
+
+static bool
+wants_more(Claim *claim)
+{
+	return claim->taken < claim->wanted &&
+		(claim->limits == NULL || !jobstate_limits_full(claim->limits));
+}
+
 static void
 claim_jobs(Claim *claim, JobstateLaneScan *scan)
 {
@@ -220,12 +250,11 @@ claim_jobs(Claim *claim, JobstateLaneScan *scan)
 
 	for (i = 0; i < claim->nlanes; i++)
 		jobstate_lane_open(&claim->lane[i], scan);
-	while (claim->taken < claim->wanted &&
-		   (lane = most_urgent(claim, scan)) != NULL)
+	while (wants_more(claim) && (lane = most_urgent(claim, scan)) != NULL)
 	{
 		do
-			take_job(claim, lane, scan->snapshot);
-		while (claim->taken < claim->wanted && jobstate_lane_next(lane, scan));
+			take_if_allowed(claim, lane, scan->snapshot);
+		while (wants_more(claim) && jobstate_lane_next(lane, scan));
 		if (!lane->exhausted)
 			break;
 	}
@@ -233,7 +262,7 @@ claim_jobs(Claim *claim, JobstateLaneScan *scan)
 		jobstate_lane_close(&claim->lane[i], scan);
 }
 
-/* Claims from the queue, which is neither paused nor limited. */
+/* Claims from the queue, which is not paused. */
 static void
 claim_from(Claim *claim)
 {
@@ -245,6 +274,8 @@ claim_from(Claim *claim)
 						errmsg("could not generate a random token")));
 	claim->token = (claim->token & PG_INT64_MAX) | 1;
 
+	if (claim->limited)
+		claim->limits = jobstate_limits_read(claim->queue);
 	scan.last = DatumGetInt64(DirectFunctionCall1(pg_sequence_last_value,
 												  ObjectIdGetDatum(sequence)));
 	scan.horizon = U64FromFullTransactionId(ReadNextFullTransactionId());
@@ -289,6 +320,7 @@ typedef struct Report
 {
 	int64		id;
 	int64		token;
+	int			order;			/* as given: of a job's reports the first counts */
 	Datum		result;
 	bool		no_result;
 } Report;
@@ -423,7 +455,6 @@ complete_job(JobstateJobTable *jobs, Report *report, TimestampTz now)
 		jobstate_job_copy(part, part->old);
 		jobstate_job_set(part, JOB_STATE_ID, Int16GetDatum(JOB_COMPLETED));
 		jobstate_job_set(part, JOB_FINISHED_AT, TimestampTzGetDatum(now));
-		jobstate_job_clear(part, JOB_LEASE_UNTIL);
 		if (!report->no_result)
 			jobstate_job_set(part, JOB_RESULT, report->result);
 		result = jobstate_row_update(part->writer, part->old, part->new,
@@ -443,7 +474,9 @@ compare_reports(const void *a, const void *b)
 	const Report *x = a;
 	const Report *y = b;
 
-	return (x->id > y->id) - (x->id < y->id);
+	if (x->id != y->id)
+		return x->id > y->id ? 1 : -1;
+	return x->order - y->order;
 }
 
 static int
@@ -485,6 +518,7 @@ read_reports(FunctionCallInfo fcinfo, Report **reports)
 			jobstate_error_null(no_id[i] ? "ids" : "tokens");
 		(*reports)[i].id = DatumGetInt64(id[i]);
 		(*reports)[i].token = DatumGetInt64(token[i]);
+		(*reports)[i].order = i;
 		(*reports)[i].no_result = result == NULL || no_result[i];
 		(*reports)[i].result = result == NULL ? (Datum) 0 : result[i];
 	}

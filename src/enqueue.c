@@ -1,0 +1,367 @@
+/*
+ * src/enqueue.c
+ *
+ * Jobs are brought in: a batch becomes rows of the job table, inserted a page at
+ * a time, without the executor's detour per row.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
+#include "commands/async.h"
+#include "commands/sequence.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+
+#include "catalog.h"
+#include "error.h"
+#include "jobtable.h"
+
+PG_FUNCTION_INFO_V1(jobstate_enqueue_rows);
+
+#define JOB_DEFERRED		3
+#define USUAL_PRIORITY		2
+#define MAX_PRIORITY		4
+
+/* Rows that go to the table together */
+#define ROWS_AT_A_TIME		100
+
+/* The arrays of a batch, in the order of the function's arguments */
+typedef enum ArrayArgument
+{
+	KINDS = 1,
+	PAYLOADS,
+	PRIORITIES,
+	RUN_ATS,
+	UNIQUE_KEYS,
+	SHARD_KEYS,
+	LIMIT_KEYS,
+	KNOWN = 10
+} ArrayArgument;
+
+typedef struct Elements
+{
+	int			n;				/* 0: no array was given */
+	Datum	   *value;
+	bool	   *isnull;
+} Elements;
+
+/* A batch under way */
+typedef struct Batch
+{
+	Elements	given[KNOWN + 1];
+	Datum		queue;
+	Datum		timeout;
+	bool		no_timeout;
+
+	/* the queue */
+	int			shards;
+	int16		max_attempts;
+	bool		notify;
+	JobstateRing ring;
+	int16	   *lane;			/* by priority and shard; 0: does not exist */
+
+	/* the rows */
+	JobstateJobTable *jobs;
+	Oid			sequence;
+	TimestampTz now;
+	Datum	   *id;
+	JobstateJobPart *part;
+	TupleTableSlot *row[ROWS_AT_A_TIME];
+	int			nrows;
+	bool		due;			/* something can be claimed at once */
+} Batch;
+
+static Datum
+spi_value(int row, int column)
+{
+	bool		isnull;
+
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &isnull);
+}
+
+static int16 *
+lane_place(Batch *batch, int priority, int shard)
+{
+	return &batch->lane[(priority - 1) * batch->shards + shard];
+}
+
+static void
+read_lanes(Batch *batch, MemoryContext context)
+{
+	uint64		i;
+
+	batch->lane = MemoryContextAllocZero(context,
+										 sizeof(int16) * MAX_PRIORITY * batch->shards);
+	for (i = 0; i < SPI_processed; i++)
+	{
+		int			priority = DatumGetInt16(spi_value(i, 8));
+		int			shard = DatumGetInt16(spi_value(i, 9));
+
+		if (priority >= 1 && priority <= MAX_PRIORITY && shard < batch->shards)
+			*lane_place(batch, priority, shard) = DatumGetInt16(spi_value(i, 7));
+	}
+}
+
+/* The queue, the ring and the queue's lanes.  False: there is no such queue. */
+static bool
+read_queue(Batch *batch)
+{
+	static SPIPlanPtr plan = NULL;
+	MemoryContext context = CurrentMemoryContext;
+	Oid			type = TEXTOID;
+	bool		found;
+
+	jobstate_spi_connect();
+	if (plan == NULL)
+	{
+		plan = SPI_prepare("SELECT q.shards, q.max_attempts, q.notify, r.slots, r.slot_jobs,"
+						   " r.since, l.lane, l.priority, l.shard"
+						   " FROM jobstate.queue q, jobstate.queue_ring r, jobstate.queue_lane l"
+						   " WHERE q.queue OPERATOR(pg_catalog.=) $1"
+						   " AND l.queue OPERATOR(pg_catalog.=) $1", 1, &type);
+		SPI_keepplan(plan);
+	}
+	if (SPI_execute_plan(plan, &batch->queue, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read jobstate.queue");
+	found = SPI_processed > 0;
+	if (found)
+	{
+		batch->shards = DatumGetInt16(spi_value(0, 1));
+		batch->max_attempts = DatumGetInt16(spi_value(0, 2));
+		batch->notify = DatumGetBool(spi_value(0, 3));
+		batch->ring.slots = DatumGetInt16(spi_value(0, 4));
+		batch->ring.slot_jobs = DatumGetInt64(spi_value(0, 5));
+		batch->ring.since = DatumGetInt64(spi_value(0, 6));
+		read_lanes(batch, context);
+	}
+	jobstate_spi_finish();
+	return found;
+}
+
+static bool
+given(Batch *batch, ArrayArgument which, int i)
+{
+	return batch->given[which].n > 0 && !batch->given[which].isnull[i];
+}
+
+static int
+priority_of(Batch *batch, int i)
+{
+	return given(batch, PRIORITIES, i) ?
+		DatumGetInt32(batch->given[PRIORITIES].value[i]) : USUAL_PRIORITY;
+}
+
+/* A key's jobs share a shard; the others take turns, in the order of numbers. */
+static int
+shard_of(Batch *batch, int i, int64 number)
+{
+	if (batch->shards == 1)
+		return 0;
+	if (given(batch, SHARD_KEYS, i))
+		return (DatumGetUInt32(DirectFunctionCall1Coll(hashtext, C_COLLATION_OID,
+													   batch->given[SHARD_KEYS].value[i])) &
+				PG_INT32_MAX) % batch->shards;
+	return number % batch->shards;
+}
+
+/* Is there a lane for every job?  A shard that is chosen by turns may be any. */
+static bool
+has_lanes(Batch *batch)
+{
+	int			i;
+	int			shard;
+
+	for (i = 0; i < batch->given[KINDS].n; i++)
+	{
+		int			priority = priority_of(batch, i);
+
+		if (priority < 1 || priority > MAX_PRIORITY)
+			jobstate_error_not_positive("priority");
+		for (shard = 0; shard < batch->shards; shard++)
+			if (*lane_place(batch, priority, shard) == 0)
+				return false;
+	}
+	return true;
+}
+
+static void
+write_rows(Batch *batch)
+{
+	int			i;
+
+	if (batch->nrows == 0)
+		return;
+	jobstate_rows_insert(batch->part->writer, batch->row, batch->nrows);
+	for (i = 0; i < batch->nrows; i++)
+		ExecClearTuple(batch->row[i]);
+	batch->nrows = 0;
+}
+
+static void
+drop_rows(Batch *batch)
+{
+	int			i;
+
+	for (i = 0; i < ROWS_AT_A_TIME && batch->row[i] != NULL; i++)
+		ExecDropSingleTupleTableSlot(batch->row[i]);
+	memset(batch->row, 0, sizeof(batch->row));
+}
+
+/* An empty row of the slot's partition */
+static TupleTableSlot *
+new_row(Batch *batch, int slot)
+{
+	JobstateJobPart *part = jobstate_jobs_part(batch->jobs, slot);
+	TupleTableSlot *row;
+
+	if (part != batch->part)
+	{
+		write_rows(batch);
+		drop_rows(batch);
+		batch->part = part;
+	}
+	if (batch->nrows == ROWS_AT_A_TIME)
+		write_rows(batch);
+	if (batch->row[batch->nrows] == NULL)
+		batch->row[batch->nrows] = table_slot_create(part->writer->rel, NULL);
+	row = batch->row[batch->nrows++];
+	memset(row->tts_isnull, true, row->tts_tupleDescriptor->natts * sizeof(bool));
+	return row;
+}
+
+static void
+set(Batch *batch, TupleTableSlot *row, JobColumn column, Datum value)
+{
+	AttrNumber	attno = batch->part->attno[column];
+
+	row->tts_values[attno - 1] = value;
+	row->tts_isnull[attno - 1] = false;
+}
+
+static void
+set_if_given(Batch *batch, TupleTableSlot *row, JobColumn column,
+			 ArrayArgument which, int i)
+{
+	if (given(batch, which, i))
+		set(batch, row, column, batch->given[which].value[i]);
+}
+
+/*
+ * One job becomes a row.  The transaction has its id before the number is drawn,
+ * so that those who look for a lane's lower bound can wait for it (lane.c).
+ */
+static void
+add_job(Batch *batch, int i)
+{
+	int64		number = nextval_internal(batch->sequence, true);
+	int			priority = priority_of(batch, i);
+	int64		position = JOB_POSITION(*lane_place(batch, priority,
+												 shard_of(batch, i, number)), number);
+	TimestampTz run_at = given(batch, RUN_ATS, i) ?
+		DatumGetTimestampTz(batch->given[RUN_ATS].value[i]) : batch->now;
+	bool		due = run_at <= batch->now;
+	int			slot = due ? jobstate_job_slot(&batch->ring, position) : JOB_SLOT_WAITING;
+	TupleTableSlot *row = new_row(batch, slot);
+
+	set(batch, row, JOB_ID, Int64GetDatum(position));
+	set(batch, row, JOB_POSITION_COLUMN, Int64GetDatum(position));
+	set(batch, row, JOB_ENQUEUED_AT, TimestampTzGetDatum(batch->now));
+	set(batch, row, JOB_RUN_AT, TimestampTzGetDatum(run_at));
+	set(batch, row, JOB_SLOT, Int16GetDatum(slot));
+	set(batch, row, JOB_PRIORITY, Int16GetDatum(priority));
+	set(batch, row, JOB_MAX_ATTEMPTS, Int16GetDatum(batch->max_attempts));
+	set(batch, row, JOB_ATTEMPT, Int16GetDatum(0));
+	set(batch, row, JOB_STATE_ID, Int16GetDatum(due ? JOB_AVAILABLE : JOB_DEFERRED));
+	set(batch, row, JOB_CANCEL_REQUESTED, BoolGetDatum(false));
+	set(batch, row, JOB_QUEUE, batch->queue);
+	set_if_given(batch, row, JOB_KIND, KINDS, i);
+	set_if_given(batch, row, JOB_UNIQUE_KEY, UNIQUE_KEYS, i);
+	set_if_given(batch, row, JOB_LIMIT_KEY, LIMIT_KEYS, i);
+	set_if_given(batch, row, JOB_PAYLOAD, PAYLOADS, i);
+	if (!batch->no_timeout)
+		set(batch, row, JOB_TIMEOUT, batch->timeout);
+	ExecStoreVirtualTuple(row);
+	batch->id[i] = Int64GetDatum(position);
+	batch->due |= due;
+}
+
+static void
+add_jobs(Batch *batch)
+{
+	int			n = batch->given[KINDS].n;
+	int			i;
+
+	(void) GetTopTransactionId();
+	batch->sequence = jobstate_queue_relation("job_number");
+	batch->id = palloc(sizeof(Datum) * (n + 1));
+	batch->now = GetCurrentTimestamp();
+	batch->jobs = jobstate_jobs_open(ACL_INSERT, batch->ring);
+	for (i = 0; i < n; i++)
+		if (given(batch, KNOWN, i))
+			batch->id[i] = batch->given[KNOWN].value[i];
+		else
+			add_job(batch, i);
+	write_rows(batch);
+	drop_rows(batch);
+	jobstate_jobs_close(batch->jobs);
+	if (batch->notify && batch->due)
+		Async_Notify("jobstate_queue", TextDatumGetCString(batch->queue));
+}
+
+static void
+read_array(FunctionCallInfo fcinfo, Batch *batch, ArrayArgument which, Oid type)
+{
+	Elements   *elements = &batch->given[which];
+	int16		typlen;
+	bool		typbyval;
+	char		typalign;
+
+	if (PG_ARGISNULL(which))
+		return;
+	get_typlenbyvalalign(type, &typlen, &typbyval, &typalign);
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(which), type, typlen, typbyval, typalign,
+					  &elements->value, &elements->isnull, &elements->n);
+	if (which != KINDS && elements->n != batch->given[KINDS].n)
+		jobstate_error_array_lengths("kinds", "others");
+}
+
+/*
+ * enqueue_rows(queue, kinds, payloads, priorities, run_ats, unique_keys, shard_keys,
+ * limit_keys, max_attempts, timeout, known) returns bigint[]
+ *
+ * The ids in the order given; a job that is known already keeps its id and gets
+ * no row.  NULL: the queue or a lane does not exist, and nothing was written.
+ */
+Datum
+jobstate_enqueue_rows(PG_FUNCTION_ARGS)
+{
+	Batch	   *batch = palloc0(sizeof(Batch));
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(KINDS))
+		jobstate_error_null(PG_ARGISNULL(0) ? "queue" : "kinds");
+	batch->queue = PointerGetDatum(PG_GETARG_TEXT_PP(0));
+	read_array(fcinfo, batch, KINDS, TEXTOID);
+	read_array(fcinfo, batch, PAYLOADS, JSONBOID);
+	read_array(fcinfo, batch, PRIORITIES, INT4OID);
+	read_array(fcinfo, batch, RUN_ATS, TIMESTAMPTZOID);
+	read_array(fcinfo, batch, UNIQUE_KEYS, TEXTOID);
+	read_array(fcinfo, batch, SHARD_KEYS, TEXTOID);
+	read_array(fcinfo, batch, LIMIT_KEYS, TEXTOID);
+	read_array(fcinfo, batch, KNOWN, INT8OID);
+	batch->no_timeout = PG_ARGISNULL(9);
+	batch->timeout = PG_GETARG_DATUM(9);
+	if (!read_queue(batch) || !has_lanes(batch))
+		PG_RETURN_NULL();
+	if (!PG_ARGISNULL(8))
+		batch->max_attempts = PG_GETARG_INT32(8);
+	add_jobs(batch);
+	PG_RETURN_ARRAYTYPE_P(construct_array(batch->id, batch->given[KINDS].n, INT8OID, 8,
+										  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
