@@ -45,7 +45,7 @@ COMMENT ON FUNCTION jobstate.fold() IS
 CREATE PROCEDURE jobstate.maintain()
     LANGUAGE c AS 'MODULE_PATHNAME', 'jobstate_maintain';
 COMMENT ON PROCEDURE jobstate.maintain() IS
-    'folds what is full, settles the base, counts uncounted tables of the caller; commits between the steps';
+    'folds what is full, settles the base, counts uncounted tables of the caller and does what the caller''s families need; commits between the steps';
 
 -- rights -----------------------------------------------------------------------------------
 --

@@ -9,7 +9,7 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT p.oid::regprocedure,
-           p.proname !~ '^(queue_(install_.*|grant|define|pause|add_slots|maintain)|pause|resume|rotate|prune_slots|maintain_queue)$'
+           p.proname !~ '^(queue_(install_.*|grant|define|pause|add_slots|(ring|slot|sweep)_.*|prune_kept)|pause|resume|rotate|prune_slots|maintain_queue)$'
       FROM pg_proc p
      WHERE p.pronamespace = 'jobstate'::regnamespace AND p.provolatile = 'v' AND p.prokind = 'f'
        AND (p.proname ~ '^(queue|enqueue|claim|dlq)_'

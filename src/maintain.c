@@ -36,6 +36,7 @@
 #include "compat.h"
 #include "counts.h"
 #include "error.h"
+#include "family.h"
 #include "fold.h"
 #include "maintain.h"
 
@@ -46,6 +47,9 @@ PGDLLEXPORT void jobstate_worker_main(Datum main_arg);
 /* Full segments that are in use are tried again so often, at this distance */
 #define ROUNDS		50
 #define ROUND_MS	20
+
+/* A family's maintenance has no more of them */
+#define STEPS		20
 
 /* How long maintain() waits for writers of a table that it counts */
 #define RECOUNT_PATIENCE	"1s"
@@ -128,10 +132,69 @@ settle_all(void)
 	} while (done);
 }
 
+/* The owners of attached tables, kept for the worker's life. */
+static List *
+owners_of_tables(void)
+{
+	List	   *owners = NIL;
+	MemoryContext before;
+	ListCell   *cell;
+
+	begin_step("looking for tables");
+	if (jobstate_catalog_exists())
+	{
+		List	   *targets = jobstate_attachment_targets();
+
+		before = MemoryContextSwitchTo(TopMemoryContext);
+		foreach(cell, targets)
+			if (get_rel_name(lfirst_oid(cell)) != NULL)
+				owners = list_append_unique_oid(owners, jobstate_owner_of(lfirst_oid(cell)));
+		MemoryContextSwitchTo(before);
+	}
+	end_step();
+	return owners;
+}
+
+/* What the families want of an owner, with the owner's rights */
+static void
+maintain_families_as(Oid owner)
+{
+	JobstateFamilyStep answer = JOBSTATE_FAMILY_NEXT;
+	int			hook = 0;
+	int			step = 0;
+	int			round = 0;
+	bool		done = false;
+
+	while (!done)
+	{
+		JobstateRole role;
+		List	   *hooks;
+
+		begin_step("maintaining the families");
+		role = jobstate_become(owner);
+		hooks = jobstate_family_hooks();
+		done = hook >= list_length(hooks);
+		if (!done)
+			answer = jobstate_family_maintain(list_nth(hooks, hook), step);
+		jobstate_return(role);
+		end_step();
+		if (answer == JOBSTATE_FAMILY_MORE && ++round < ROUNDS)
+			continue;
+		round = 0;
+		if (answer == JOBSTATE_FAMILY_DONE || ++step == STEPS)
+		{
+			hook++;
+			step = 0;
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
 /* The worker: folds what is full, waits a little for what is in use, leaves. */
 void
 jobstate_worker_main(Datum main_arg)
 {
+	ListCell   *cell;
 	int			round;
 
 	BackgroundWorkerUnblockSignals();
@@ -146,6 +209,8 @@ jobstate_worker_main(Datum main_arg)
 		CHECK_FOR_INTERRUPTS();
 	}
 	settle_all();
+	foreach(cell, owners_of_tables())
+		maintain_families_as(lfirst_oid(cell));
 	(void) fold_once();
 }
 
@@ -232,9 +297,34 @@ recount_uncounted(bool atomic)
 	}
 }
 
+/* What the families want of this user */
+static void
+maintain_families(bool atomic)
+{
+	ListCell   *cell;
+
+	foreach(cell, jobstate_family_hooks())
+	{
+		JobstateFamilyStep answer = JOBSTATE_FAMILY_NEXT;
+		int			step;
+		int			round;
+
+		for (step = 0; step < STEPS && answer != JOBSTATE_FAMILY_DONE; step++)
+			for (round = 0; round < ROUNDS; round++)
+			{
+				CHECK_FOR_INTERRUPTS();
+				answer = jobstate_family_maintain(lfirst(cell), step);
+				end_call_step(atomic);
+				if (answer != JOBSTATE_FAMILY_MORE || atomic)
+					break;
+			}
+	}
+}
+
 /*
- * CALL maintain(): what the worker does, and counting what is uncounted.  Each
- * step is a transaction of its own, unless the caller is in one.
+ * CALL maintain(): what the worker does, counting what is uncounted, and what
+ * the families want.  Each step is a transaction of its own, unless the caller
+ * is in one.
  */
 Datum
 jobstate_maintain(PG_FUNCTION_ARGS)
@@ -258,6 +348,7 @@ jobstate_maintain(PG_FUNCTION_ARGS)
 	while (jobstate_settle() && !atomic)
 		end_call_step(atomic);
 	recount_uncounted(atomic);
+	maintain_families(atomic);
 	jobstate_spi_finish();
 	PG_RETURN_VOID();
 }

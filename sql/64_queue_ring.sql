@@ -1,0 +1,275 @@
+-- queue: the ring -----------------------------------------------------------------
+--
+-- Slots are emptied oldest first, and one at a time.  Whoever moves the ring along
+-- or empties slots holds queue_ring against others who do.  Nothing waits for long:
+-- what is in use now is left for the next time.
+
+-- queue_ring_take: are we the one who moves the ring now?
+-- Writes nothing.  Locks: queue_ring, against other maintainers, until the
+-- transaction's end.
+CREATE FUNCTION jobstate.queue_ring_take()
+RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    LOCK TABLE jobstate.queue_ring IN SHARE UPDATE EXCLUSIVE MODE NOWAIT;
+    RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN false;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_ring_take()
+    IS 'internal: elects the one who moves the ring along';
+
+-- queue_ring_now: the number that was drawn last, and the slot that it fell into.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.queue_ring_now(OUT number bigint, OUT slot smallint, OUT slots smallint, OUT slot_jobs bigint)
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT n.last_value, ((n.last_value / r.slot_jobs) % r.slots)::smallint, r.slots, r.slot_jobs
+      FROM jobstate.job_number n, jobstate.queue_ring r
+$$;
+COMMENT ON FUNCTION jobstate.queue_ring_now()
+    IS 'internal: where the ring stands';
+
+-- queue_ring_define: changes settings of the ring.  Its size says where each job
+-- lies, so that can change only while the ring is empty.
+-- Writes: queue_ring.  Locks: job against everybody where its size changes.
+CREATE FUNCTION jobstate.queue_ring_define(settings jsonb)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    known CONSTANT text[] := '{slots,slot_jobs,slot_length,retention,failed_retention,dead_letter_retention}';
+    unknown text;
+    ring jobstate.queue_ring;
+    fresh jobstate.queue_ring;
+BEGIN
+    PERFORM jobstate.require_argument('settings', settings);
+    SELECT min(k) INTO unknown FROM jsonb_object_keys(settings) k WHERE k <> ALL (known);
+    IF unknown IS NOT NULL THEN
+        RAISE EXCEPTION 'setting "%" does not exist', unknown
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = 'It was given for the ring.',
+                  HINT = format('Settings: %s.', array_to_string(known, ', '));
+    END IF;
+    SELECT * INTO ring FROM jobstate.queue_ring;
+    fresh := jsonb_populate_record(ring, settings);
+    IF (fresh.slots, fresh.slot_jobs) IS DISTINCT FROM (ring.slots, ring.slot_jobs) THEN
+        LOCK TABLE jobstate.job IN ACCESS EXCLUSIVE MODE;
+        IF EXISTS (SELECT FROM jobstate.job j WHERE j.slot >= 0) THEN
+            RAISE EXCEPTION 'the ring cannot change its size while it holds jobs'
+                USING ERRCODE = 'object_not_in_prerequisite_state',
+                      DETAIL = 'Where a job lies follows from the number of slots and the jobs in a slot.',
+                      HINT = 'Wait until all jobs have ended, and prune them: retention 0, then jobstate.prune_slots().';
+        END IF;
+        fresh.since := (SELECT n.number + 1 FROM jobstate.queue_ring_now() n);
+    END IF;
+    UPDATE jobstate.queue_ring r
+       SET (slots, slot_jobs, slot_length, since, retention, failed_retention, dead_letter_retention) =
+           (SELECT fresh.slots, fresh.slot_jobs, fresh.slot_length, fresh.since,
+                   fresh.retention, fresh.failed_retention, fresh.dead_letter_retention);
+    PERFORM jobstate.queue_add_slots();
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_ring_define(jsonb)
+    IS 'changes settings of the ring: {"retention": "1 day", "slots": 32, ...}';
+
+-- rotate: goes on to the next slot when the current one is old enough, so that
+-- what it holds can be pruned though few jobs come.  Only if the next one is empty;
+-- and a ring that stands still is left alone.  The numbers in between are drawn,
+-- not skipped by setval(): somebody else may be further by then, and no number may
+-- come twice.
+-- Writes: the sequence.  Locks: queue_ring, against other maintainers.
+CREATE FUNCTION jobstate.rotate()
+RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET synchronize_seqscans = off
+AS $$
+DECLARE
+    ring record;
+    began timestamptz;
+    occupied boolean;
+BEGIN
+    IF NOT jobstate.queue_ring_take() THEN
+        RETURN false;
+    END IF;
+    SELECT * INTO ring FROM jobstate.queue_ring_now();
+    EXECUTE format('SELECT EXISTS (SELECT FROM jobstate.job_%s)', (ring.slot + 1) % ring.slots) INTO occupied;
+    IF occupied THEN
+        RETURN false;
+    END IF;
+    -- the rows lie in the order in which they came
+    EXECUTE format('SELECT greatest(j.enqueued_at, j.run_at) FROM jobstate.job_%s j LIMIT 1', ring.slot) INTO began;
+    IF began IS NULL OR began > clock_timestamp() - (SELECT r.slot_length FROM jobstate.queue_ring r) THEN
+        RETURN false;
+    END IF;
+    PERFORM nextval('jobstate.job_number')
+       FROM generate_series(ring.number + 1, (ring.number / ring.slot_jobs + 1) * ring.slot_jobs);
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION jobstate.rotate()
+    IS 'moves the ring on to its next slot if the current one is old enough and the next one is free; true if it did';
+
+-- pruning ---------------------------------------------------------------------------
+--
+-- Problem: a slot must go as a whole, and workers must not wait for that.
+-- Solution: failed jobs that have to stay are carried over to job_kept beforehand,
+-- under locks on these rows.  Then the slot is locked, if that takes no longer than
+-- a moment, looked at again, rolled up from its rows and truncated.
+
+-- queue_slot_free: may a slot go, but for failed jobs?  Where the ring needs it, what
+-- has ended may go early, and a few jobs that have not are carried over; a slot full
+-- of these is left, and used a second time.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.queue_slot_free(slot integer, needed boolean)
+RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    few CONSTANT integer := 1000;
+    part CONSTANT text := format('jobstate.job_%s', slot);
+    pages CONSTANT bigint := pg_relation_size(part::regclass) / current_setting('block_size')::bigint;
+    old timestamptz;
+    stays boolean;
+BEGIN
+    IF needed THEN
+        EXECUTE format('SELECT count(*) > %s FROM (SELECT FROM %s j WHERE j.state_id IN (1, 2) LIMIT %s) s',
+                       few, part, few + 1) INTO stays;
+        RETURN NOT stays;
+    END IF;
+    SELECT clock_timestamp() - r.retention INTO old FROM jobstate.queue_ring r;
+    -- what came last lies at the end: most slots that cannot go are known by that
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s j WHERE j.ctid >= ''(%s,0)'' AND j.enqueued_at > $1)',
+                   part, greatest(pages - 1, 0)) INTO stays USING old;
+    IF stays THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s j
+                                    WHERE j.state_id IN (1, 2) OR j.state_id <> 5 AND j.finished_at > $1)',
+                   part) INTO stays USING old;
+    RETURN NOT stays;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_slot_free(integer, boolean)
+    IS 'internal: whether a slot of the ring can be emptied';
+
+-- queue_slot_carry: carries jobs over from a slot to job_kept: those that failed not
+-- long ago, and, where the ring needs the slot, those that have not ended.  They
+-- keep their places.
+-- Writes: job.  Locks: the jobs, with SKIP LOCKED.
+CREATE FUNCTION jobstate.queue_slot_carry(slot integer, unended boolean, n integer)
+RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    young timestamptz;
+    stay bigint[];
+BEGIN
+    SELECT clock_timestamp() - r.failed_retention INTO young FROM jobstate.queue_ring r;
+    EXECUTE format('SELECT array(SELECT j.position FROM jobstate.job_%s j
+                                  WHERE j.state_id = 5 AND j.finished_at > $1 OR $2 AND j.state_id IN (1, 2)
+                                  LIMIT $3 FOR UPDATE SKIP LOCKED)', slot)
+       INTO stay USING young, unended, n;
+    IF stay <> '{}' THEN
+        UPDATE jobstate.job j SET slot = -2
+         WHERE j.slot = queue_slot_carry.slot AND j.position = ANY (stay);
+    END IF;
+    RETURN cardinality(stay);
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_slot_carry(integer, boolean, integer)
+    IS 'internal: carries jobs over to job_kept, and tells how many';
+
+-- queue_slot_empty: rolls a slot up and truncates it.  NULL where it is in use, or
+-- something came up that has to stay.
+-- Writes: job, rollup.  Locks: the slot against everybody, if it can be had at once.
+CREATE FUNCTION jobstate.queue_slot_empty(slot integer, needed boolean, OUT carried bigint, OUT rolled_up bigint)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '10ms'
+AS $$
+DECLARE
+    few CONSTANT integer := 1000;
+BEGIN
+    EXECUTE format('LOCK TABLE jobstate.job_%s IN ACCESS EXCLUSIVE MODE', slot);
+    IF NOT jobstate.queue_slot_free(slot, needed) THEN
+        RAISE lock_not_available;
+    END IF;
+    carried := jobstate.queue_slot_carry(slot, needed, 2 * few);
+    IF carried < 2 * few THEN
+        rolled_up := jobstate.prune_partition(format('jobstate.job_%s', slot)::regclass, 'finished_at');
+    END IF;
+EXCEPTION
+    -- this also gives the lock back
+    WHEN lock_not_available OR object_not_in_prerequisite_state THEN
+        carried := NULL;
+        rolled_up := NULL;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_slot_empty(integer, boolean)
+    IS 'internal: rolls a slot of the ring up and truncates it, unless it is in use';
+
+-- prune_slots: empties slots of the ring, the oldest first: those in which all jobs
+-- have ended longer ago than the retention, and the two that come next.  A row for
+-- each slot that something was done to; without a number of jobs rolled up, more
+-- have to be carried over first, or the slot is in use.
+-- Writes: job, rollup.  Locks: queue_ring, against other maintainers; jobs, with SKIP
+-- LOCKED; a slot against everybody, waiting for that at most 10 ms.
+CREATE FUNCTION jobstate.prune_slots(max_slots integer DEFAULT 1)
+RETURNS TABLE (slot smallint, carried bigint, rolled_up bigint)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_variable
+DECLARE
+    batch CONSTANT integer := 5000;
+    ring record;
+    needed boolean;
+BEGIN
+    PERFORM jobstate.require_positive('max_slots', max_slots > 0);
+    IF NOT jobstate.queue_ring_take() THEN
+        RETURN;
+    END IF;
+    SELECT * INTO ring FROM jobstate.queue_ring_now();
+    FOR ahead IN 1 .. ring.slots - 1 LOOP
+        slot := (ring.slot + ahead) % ring.slots;
+        needed := ahead <= 2;
+        CONTINUE WHEN pg_relation_size(format('jobstate.job_%s', slot)::regclass) = 0
+                   OR NOT jobstate.queue_slot_free(slot, needed);
+        carried := jobstate.queue_slot_carry(slot, false, batch);
+        rolled_up := NULL;
+        IF carried < batch THEN
+            SELECT carried + e.carried, e.rolled_up INTO carried, rolled_up
+              FROM jobstate.queue_slot_empty(slot, needed) e;
+        END IF;
+        CONTINUE WHEN carried IS NULL;
+        RETURN NEXT;
+        max_slots := max_slots - 1;
+        EXIT WHEN max_slots = 0;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION jobstate.prune_slots(integer)
+    IS 'rolls up and empties slots of the ring that are through; a row for each slot that was worked on';
+
+-- queue_prune_kept: what was carried over goes when its own time has come.
+-- Writes: job, rollup.  Locks: the jobs, with SKIP LOCKED.
+CREATE FUNCTION jobstate.queue_prune_kept(n integer DEFAULT 1000)
+RETURNS bigint
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT jobstate.prune('jobstate.job_kept', r.failed_retention, 'finished_at', $1, '{failed}')
+         + jobstate.prune('jobstate.job_kept', r.retention, 'finished_at', $1, '{completed,cancelled}')
+      FROM jobstate.queue_ring r
+$$;
+COMMENT ON FUNCTION jobstate.queue_prune_kept(integer)
+    IS 'internal: rolls up jobs that were carried over and have ended long enough ago; returns how many';
