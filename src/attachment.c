@@ -26,6 +26,7 @@
 #include "attachment.h"
 #include "attachmentrow.h"
 #include "catalog.h"
+#include "compat.h"
 #include "error.h"
 
 static uint64 invalidations = 0;	/* so far, of anything */
@@ -382,18 +383,52 @@ jobstate_state_index(JobstateAttachment *attachment, Datum value, bool isnull)
 	return index;
 }
 
+/* The stored tuple in a slot, if the columns before the wanted ones are there. */
+static HeapTupleHeader
+plain_tuple(TupleTableSlot *slot)
+{
+	HeapTuple	tuple;
+
+	if (!TTS_IS_BUFFERTUPLE(slot) && !TTS_IS_HEAPTUPLE(slot))
+		return NULL;
+	/* the one kind begins with the other */
+	tuple = ((HeapTupleTableSlot *) slot)->tuple;
+	return tuple == NULL || HeapTupleHasNulls(tuple) ? NULL : tuple->t_data;
+}
+
+/*
+ * A column of a row.  Where its place is the same in every row, nothing before
+ * it needs to be taken apart.
+ */
+static inline Datum
+read_column(TupleTableSlot *slot, HeapTupleHeader tuple, AttrNumber attno,
+			bool *isnull)
+{
+	JobstateAttribute *attribute = jobstate_attribute(slot->tts_tupleDescriptor,
+													  attno);
+
+	if (tuple != NULL && attno <= HeapTupleHeaderGetNatts(tuple) &&
+		attribute->attcacheoff >= 0)
+	{
+		*isnull = false;
+		return fetchatt(attribute, (char *) tuple + tuple->t_hoff + attribute->attcacheoff);
+	}
+	return slot_getattr(slot, attno, isnull);
+}
+
 /* Reads state and group from a row; the datums point into the slot. */
 void
 jobstate_fact_read(JobstateWatched *watched, TupleTableSlot *slot,
 				   JobstateFact *fact)
 {
 	JobstateAttachment *attachment = watched->attachment;
+	HeapTupleHeader tuple = plain_tuple(slot);
 	bool		isnull;
-	Datum		value = slot_getattr(slot, watched->state_attno, &isnull);
+	Datum		value = read_column(slot, tuple, watched->state_attno, &isnull);
 	int			i;
 
 	fact->state = jobstate_state_index(attachment, value, isnull);
 	for (i = 0; i < attachment->key.ncolumns; i++)
-		fact->key.value[i] = slot_getattr(slot, watched->group_attno[i],
-										  &fact->key.isnull[i]);
+		fact->key.value[i] = read_column(slot, tuple, watched->group_attno[i],
+										 &fact->key.isnull[i]);
 }

@@ -35,6 +35,14 @@
 	RelationSetNewRelfilenumber(rel, (rel)->rd_rel->relpersistence)
 #endif
 
+#if PG_VERSION_NUM < 180000
+typedef FormData_pg_attribute JobstateAttribute;
+#define jobstate_attribute(desc, attno)	TupleDescAttr(desc, (attno) - 1)
+#else
+typedef CompactAttribute JobstateAttribute;
+#define jobstate_attribute(desc, attno)	TupleDescCompactAttr(desc, (attno) - 1)
+#endif
+
 #if PG_VERSION_NUM < 170000
 #define jobstate_reindex(relid, params)	reindex_relation(relid, 0, params)
 #else

@@ -65,6 +65,23 @@ jobstate_deltas_add(JobstateDeltas *deltas, int16 state_id, int64 n)
 	jobstate_deltas_find(deltas, state_id)->n += n;
 }
 
+/* Most changes are by a few. */
+static char *
+write_number(char *at, int64 number)
+{
+	if (number < 0 && number > -10)
+	{
+		*at++ = '-';
+		number = -number;
+	}
+	if (number >= 0 && number < 10)
+	{
+		*at++ = '0' + number;
+		return at;
+	}
+	return at + pg_lltoa(number, at);
+}
+
 /* As the log holds them, or NULL where nothing changes after all. */
 text *
 jobstate_deltas_to_text(JobstateDeltas *deltas)
@@ -80,9 +97,9 @@ jobstate_deltas_to_text(JobstateDeltas *deltas)
 			continue;
 		if (at > first)
 			*at++ = ',';
-		at += pg_ltoa(deltas->delta[i].state_id, at);
+		at = write_number(at, deltas->delta[i].state_id);
 		*at++ = ':';
-		at += pg_lltoa(deltas->delta[i].n, at);
+		at = write_number(at, deltas->delta[i].n);
 	}
 	return at == first ? NULL : jobstate_packed(stored, at - first);
 }

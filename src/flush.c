@@ -33,6 +33,8 @@ compare_tallies(const void *a, const void *b)
 
 	if (x->attachment->target != y->attachment->target)
 		return x->attachment->target < y->attachment->target ? -1 : 1;
+	if (x->prefix != y->prefix)
+		return x->prefix < y->prefix ? -1 : 1;
 	return jobstate_key_compare(x->text, y->text);
 }
 

@@ -238,10 +238,15 @@ jobstate_key_equal(JobstateKeySpec *spec, JobstateKeyValues *a,
 	int			i;
 
 	for (i = 0; i < spec->ncolumns; i++)
-		if (a->isnull[i] != b->isnull[i] ||
-			(!a->isnull[i] &&
-			 !equal_values(&spec->column[i], a->value[i], b->value[i])))
+	{
+		if (a->isnull[i] != b->isnull[i])
 			return false;
+		if (a->isnull[i] ||
+			(spec->column[i].typbyval && a->value[i] == b->value[i]))
+			continue;
+		if (!equal_values(&spec->column[i], a->value[i], b->value[i]))
+			return false;
+	}
 	return true;
 }
 

@@ -14,6 +14,7 @@
 
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "port/pg_bswap.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
@@ -66,6 +67,25 @@ jobstate_packed(char *stored, Size length)
 	else
 		SET_VARSIZE(stored, length + VARHDRSZ);
 	return (text *) stored;
+}
+
+/* A number that compares like the first eight bytes of a key do. */
+uint64
+jobstate_key_prefix(text *stored)
+{
+	uint64		prefix = 0;
+
+	memcpy(&prefix, VARDATA_ANY(stored), Min(VARSIZE_ANY_EXHDR(stored), sizeof(prefix)));
+	return pg_ntoh64(prefix);
+}
+
+bool
+jobstate_key_same(text *a, text *b)
+{
+	Size		length = VARSIZE_ANY_EXHDR(a);
+
+	return length == VARSIZE_ANY_EXHDR(b) &&
+		memcmp(VARDATA_ANY(a), VARDATA_ANY(b), length) == 0;
 }
 
 /* The order in which keys are written. */

@@ -16,6 +16,8 @@ extern int	jobstate_settings_begin(void);
 extern void jobstate_settings_end(int nest);
 
 extern text *jobstate_packed(char *stored, Size length);
+extern uint64 jobstate_key_prefix(text *stored);
+extern bool jobstate_key_same(text *a, text *b);
 extern int	jobstate_key_compare(text *a, text *b);
 extern text *jobstate_key_to_text(JobstateKeySpec *spec, JobstateKeyValues *key);
 extern void jobstate_key_from_text(JobstateKeySpec *spec, text *stored,

@@ -23,7 +23,7 @@ static inline bool
 same_key(JobstateSum *a, JobstateSum *b)
 {
 	return a->hash == b->hash && a->epoch == b->epoch &&
-		jobstate_key_compare(a->key, b->key) == 0;
+		jobstate_key_same(a->key, b->key);
 }
 
 #define SH_PREFIX sumshash

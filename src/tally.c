@@ -13,7 +13,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "common/hashfn.h"
 #include "utils/memutils.h"
 
 #include "flush.h"
@@ -37,7 +36,7 @@ same_key(JobstateTally *a, JobstateTally *b)
 #define SH_KEY_TYPE JobstateTally *
 #define SH_KEY tally
 #define SH_HASH_KEY(tb, key) \
-	hash_combine((key)->hash, murmurhash32((key)->attachment->target))
+	((key)->hash ^ (key)->attachment->target)
 #define SH_EQUAL(tb, a, b) same_key(a, b)
 #define SH_SCOPE static inline
 #define SH_DEFINE
@@ -92,6 +91,7 @@ make_tally(JobstateTallySet *set, JobstateTally *probe)
 	jobstate_key_copy(&tally->attachment->key, &tally->key);
 	tally->text = (text *) (tally + 1);
 	memcpy(tally->text, stored, size);
+	tally->prefix = jobstate_key_prefix(stored);
 	jobstate_deltas_init(&tally->deltas, set->context);
 	MemoryContextSwitchTo(before);
 	return tally;

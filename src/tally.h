@@ -17,6 +17,7 @@ typedef struct JobstateTally
 	JobstateAttachment *attachment;
 	uint32		hash;
 	text	   *text;			/* the key as the log stores it */
+	uint64		prefix;			/* of it, as a number of the same order */
 	JobstateKeyValues key;
 
 	/* mutable */
