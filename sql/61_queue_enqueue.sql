@@ -48,41 +48,44 @@ CREATE FUNCTION jobstate.queue_take_keys(queue text, unique_keys text[], ids big
 RETURNS TABLE (id bigint, holder bigint)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
-    wanted CONSTANT bigint := (SELECT count(DISTINCT k) FROM unnest(unique_keys) k);
     usual CONSTANT text[] := jobstate.queue_key_states(states);
-    seen bigint;
+    new_keys text[];
+    wish record;
+    owner bigint;
 BEGIN
-    LOOP
+    WITH made AS (
         INSERT INTO jobstate.unique_job (queue, unique_key, id, states)
         SELECT DISTINCT ON (w.unique_key COLLATE "C") $1, w.unique_key, w.id, usual
           FROM unnest($2, $3) WITH ORDINALITY w (unique_key, id, ord)
          WHERE w.unique_key IS NOT NULL
          ORDER BY w.unique_key COLLATE "C", w.ord
-            ON CONFLICT DO NOTHING;
-        GET DIAGNOSTICS seen = ROW_COUNT;
-        EXIT WHEN seen = wanted;
-        -- The others are there: hold them, then look at their jobs.
-        PERFORM FROM jobstate.unique_job u
-          WHERE u.queue = $1 AND u.unique_key = ANY ($2) ORDER BY u.unique_key COLLATE "C" FOR UPDATE;
-        GET DIAGNOSTICS seen = ROW_COUNT;
-        CONTINUE WHEN seen < wanted;
-        UPDATE jobstate.unique_job u
-           SET id = w.id, states = CASE WHEN $4 IS NULL AND u.id = w.id THEN u.states ELSE usual END
-          FROM (SELECT DISTINCT ON (g.unique_key) g.unique_key, g.id
-                  FROM unnest($2, $3) WITH ORDINALITY g (unique_key, id, ord)
-                 ORDER BY g.unique_key, g.ord) w
-         WHERE u.queue = $1 AND u.unique_key = w.unique_key
-           AND (u.id = w.id
-                OR NOT EXISTS (SELECT FROM jobstate.queue_key_holders($1, ARRAY[u.unique_key])));
-        EXIT;
+            ON CONFLICT DO NOTHING
+        RETURNING unique_key)
+    SELECT coalesce(array_agg(m.unique_key), '{}') INTO new_keys FROM made m;
+    FOR wish IN
+        SELECT DISTINCT ON (w.unique_key COLLATE "C") w.unique_key, w.id
+          FROM unnest($2, $3) WITH ORDINALITY w (unique_key, id, ord)
+         WHERE w.unique_key <> ALL (new_keys)
+         ORDER BY w.unique_key COLLATE "C", w.ord
+    LOOP
+        INSERT INTO jobstate.unique_job AS u (queue, unique_key, id, states)
+        VALUES ($1, wish.unique_key, wish.id, usual)
+            ON CONFLICT (queue, unique_key) DO UPDATE SET id = u.id
+        RETURNING u.id INTO owner;
+        CONTINUE WHEN CASE WHEN owner = wish.id THEN $4 IS NULL
+                           ELSE EXISTS (SELECT FROM jobstate.queue_key_holders($1, ARRAY[wish.unique_key])) END;
+        UPDATE jobstate.unique_job u SET id = wish.id, states = usual
+         WHERE u.queue = $1 AND u.unique_key = wish.unique_key;
     END LOOP;
     RETURN QUERY
         SELECT w.id, u.id
           FROM unnest($2, $3) w (unique_key, id)
-          JOIN jobstate.unique_job u ON u.queue = $1 AND u.unique_key = w.unique_key;
+         CROSS JOIN LATERAL (SELECT u.id FROM jobstate.unique_job u
+                              WHERE u.queue = $1 AND u.unique_key = w.unique_key LIMIT 1) u;
 END
 $$;
 COMMENT ON FUNCTION jobstate.queue_take_keys(text, text[], bigint[], text[])
@@ -92,11 +95,11 @@ COMMENT ON FUNCTION jobstate.queue_take_keys(text, text[], bigint[], text[])
 -- Writes nothing, locks nothing.
 CREATE FUNCTION jobstate.queue_key_states(states text[])
 RETURNS text[]
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    known text[] := ARRAY(SELECT s.name FROM jobstate.state s WHERE s.machine = 'job' ORDER BY s.state_id);
+    known CONSTANT text[] := '{available,running,deferred,completed,failed,cancelled}';
 BEGIN
     IF states IS NULL THEN
         RETURN '{available,running,deferred}';
@@ -173,12 +176,14 @@ AS $$
 DECLARE
     ids bigint[];
 BEGIN
-    IF ($1 <> '' AND $2 IS NOT NULL AND $3 IS NOT NULL AND $4 BETWEEN 1 AND 4 AND $6 IS NULL
+    IF ($1 <> '' AND $2 IS NOT NULL AND $3 IS NOT NULL AND $4 BETWEEN 1 AND 4
         AND coalesce($8, 1) > 0 AND coalesce($11, '1 s') > '0') IS NOT TRUE THEN
         PERFORM jobstate.enqueue_check($1, $2, $3, $4, $8, $11);
-        SELECT m.id, m.duplicate INTO id, duplicate
-          FROM jobstate.enqueue_many($1, ARRAY[$2], ARRAY[$3], ARRAY[$4], ARRAY[$5], ARRAY[$6],
-                                     $7, ARRAY[$9], ARRAY[$10], $8, $11) m;
+    END IF;
+    IF $6 IS NOT NULL THEN
+        SELECT k.id, k.duplicate INTO id, duplicate
+          FROM jobstate.enqueue_keyed($1, ARRAY[$2], ARRAY[$3], ARRAY[$4], ARRAY[$5], ARRAY[$6], ARRAY[$9],
+                                      ARRAY[$10], $8, $11, jobstate.queue_key_states($7)) k;
         RETURN;
     END IF;
     LOOP
@@ -204,6 +209,7 @@ CREATE FUNCTION jobstate.enqueue_keyed(queue text, kinds text[], payloads jsonb[
 RETURNS TABLE (id bigint, duplicate boolean)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -214,7 +220,11 @@ BEGIN
     SELECT array_agg(h.id ORDER BY u.ord) INTO held
       FROM unnest($6) WITH ORDINALITY u (unique_key, ord)
       LEFT JOIN jobstate.queue_key_holders($1, $6) h USING (unique_key);
-    ids := jobstate.enqueue_rows($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, held);
+    LOOP
+        ids := jobstate.enqueue_rows($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, held);
+        EXIT WHEN ids IS NOT NULL;
+        PERFORM jobstate.queue_add_lanes($1, coalesce(array_replace($4, NULL, 2), '{2}'));
+    END LOOP;
     SELECT array_agg(coalesce(g.known, t.holder, g.id) ORDER BY g.ord) INTO holders
       FROM unnest(held, ids) WITH ORDINALITY g (known, id, ord)
       LEFT JOIN jobstate.queue_take_keys($1,
@@ -260,6 +270,7 @@ CREATE FUNCTION jobstate.enqueue_many_check(queue text, n integer, sizes integer
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
     IF n <> ANY (sizes) THEN
@@ -290,6 +301,7 @@ CREATE FUNCTION jobstate.enqueue_many(queue text, kinds text[], payloads jsonb[]
 RETURNS TABLE (id bigint, duplicate boolean)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 BEGIN
@@ -302,16 +314,19 @@ BEGIN
     IF cardinality($2) = 0 THEN
         RETURN;
     END IF;
-    PERFORM jobstate.queue_add_lanes($1, coalesce(array_replace($4, NULL, 2), '{2}'));
     IF num_nonnulls(VARIADIC $6) > 0 THEN
         RETURN QUERY
             SELECT k.* FROM jobstate.enqueue_keyed($1, $2, $3, $4, $5, $6, $8, $9, $10, $11,
                                                    jobstate.queue_key_states($7)) k;
-    ELSE
+        RETURN;
+    END IF;
+    LOOP
         RETURN QUERY
             SELECT r.id, false
               FROM unnest(jobstate.enqueue_rows($1, $2, $3, $4, $5, NULL, $8, $9, $10, $11, NULL)) r (id);
-    END IF;
+        EXIT WHEN FOUND;
+        PERFORM jobstate.queue_add_lanes($1, coalesce(array_replace($4, NULL, 2), '{2}'));
+    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION jobstate.enqueue_many(text, text[], jsonb[], integer[], timestamptz[], text[], text[], text[], text[], integer, interval)

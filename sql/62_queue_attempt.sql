@@ -38,9 +38,9 @@ $$;
 COMMENT ON FUNCTION jobstate.queue_held(bigint[], bigint[])
     IS 'internal: where the given jobs are, with the token that was given for each';
 
--- queue_refuse_attempt: why a token does not hold a job, from what the job is now.
+-- queue_refuse: why a token does not hold a job, from what the job is now.
 -- Writes nothing, locks nothing.
-CREATE FUNCTION jobstate.queue_refuse_attempt(id bigint, token bigint)
+CREATE FUNCTION jobstate.queue_refuse(id bigint, token bigint)
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -48,18 +48,22 @@ AS $$
 DECLARE
     job record;
 BEGIN
-    SELECT f.state_id, j.token INTO job
+    SELECT jobstate.queue_state_name(f.state_id) AS state, j.token INTO job
       FROM jobstate.queue_find(ARRAY[$1]) f
       JOIN jobstate.job j ON j.slot = f.slot AND j."position" = f."position";
-    PERFORM jobstate.queue_refuse(
-        CASE WHEN NOT FOUND THEN 'not found'
-             -- Deferred, or available again: this attempt is over.
-             WHEN job.token IS DISTINCT FROM $2 OR job.state_id IN (1, 3) THEN 'lease lost'
-             ELSE 'wrong state' END,
-        $1, jobstate.queue_state_name(job.state_id));
+    IF NOT FOUND THEN
+        PERFORM jobstate.queue_refuse('not found', $1);
+    ELSIF job.token IS DISTINCT FROM $2 OR job.state IN ('available', 'deferred') THEN
+        RAISE EXCEPTION 'lease on job % is lost', $1
+            USING ERRCODE = 'JS001',
+                  DETAIL = format('The attempt of this token is over; the job''s state is "%s".', job.state),
+                  HINT = 'Drop the result: the job is somebody else''s, or waits to be claimed again.';
+    ELSE
+        PERFORM jobstate.queue_refuse('wrong state', $1, job.state);
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION jobstate.queue_refuse_attempt(bigint, bigint)
+COMMENT ON FUNCTION jobstate.queue_refuse(bigint, bigint)
     IS 'internal: raises JS001, JS002 or JS003 for a job and a token';
 
 -- complete: the attempts' good end.  What its token completed before is told again,
@@ -80,7 +84,7 @@ AS $$
 BEGIN
     PERFORM jobstate.complete(ARRAY[$1], ARRAY[$2], ARRAY[$3]);
     IF NOT FOUND THEN
-        PERFORM jobstate.queue_refuse_attempt($1, $2);
+        PERFORM jobstate.queue_refuse($1, $2);
     END IF;
     RETURN FOUND;
 END
@@ -127,7 +131,7 @@ BEGIN
     SELECT h.lease_until, h.cancel_requested INTO lease_until, cancel_requested
       FROM jobstate.heartbeat(ARRAY[$1], ARRAY[$2], $3) h;
     IF NOT FOUND THEN
-        PERFORM jobstate.queue_refuse_attempt($1, $2);
+        PERFORM jobstate.queue_refuse($1, $2);
     END IF;
 END
 $$;
@@ -306,7 +310,7 @@ BEGIN
     SELECT f.outcome INTO said
       FROM jobstate.fail(ARRAY[$1], ARRAY[$2], ARRAY[$3], ARRAY[$4], ARRAY[$5]) f;
     IF NOT FOUND THEN
-        PERFORM jobstate.queue_refuse_attempt($1, $2);
+        PERFORM jobstate.queue_refuse($1, $2);
     END IF;
     RETURN said;
 END
@@ -362,7 +366,7 @@ DECLARE
 BEGIN
     SELECT s.outcome INTO said FROM jobstate.snooze(ARRAY[$1], ARRAY[$2], ARRAY[$3]) s;
     IF NOT FOUND THEN
-        PERFORM jobstate.queue_refuse_attempt($1, $2);
+        PERFORM jobstate.queue_refuse($1, $2);
     END IF;
     RETURN said;
 END
