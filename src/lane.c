@@ -43,6 +43,16 @@
 /* And a ceiling for this many numbers to come */
 #define CEILING_AHEAD		4096
 
+/* So many may wait to stand the test */
+#define CANDIDATES			4
+
+/* A floor, if nothing below it is available once all below horizon have ended */
+typedef struct Candidate
+{
+	int64		position;
+	uint64		horizon;
+} Candidate;
+
 /* What this backend knows of a lane */
 typedef struct KnownLane
 {
@@ -54,8 +64,8 @@ typedef struct KnownLane
 	int64		ceiling;		/* seen when the floor was computed */
 	int64		floor;
 	int64		pending;		/* the floor, once this transaction commits */
-	int64		candidate;		/* the next floor, if it stands the test */
-	uint64		horizon;
+	int			ncandidates;
+	Candidate	candidate[CANDIDATES];	/* the next floors, in order */
 	int64		passed;
 } KnownLane;
 
@@ -167,7 +177,7 @@ jobstate_lane_open(JobstateLane *lane, JobstateLaneScan *scan)
 
 	read_window(lane, scan->snapshot);
 	if (lane->ceiling < known->ceiling)
-		known->floor = known->candidate = known->pending = 0;	/* begun anew */
+		known->floor = known->pending = known->ncandidates = 0;	/* begun anew */
 	lane->start = Max(lane->floor, known->floor);
 	lane->step = -1;
 	lane->part = NULL;
@@ -278,6 +288,30 @@ full_xmin(Snapshot snapshot)
 	return next - (uint32) ((uint32) next - snapshot->xmin);
 }
 
+/*
+ * The candidates that stand the test go, the last of them as the next floor, and
+ * so do those that are refuted: a claim was rolled back.
+ */
+static void
+test_candidates(KnownLane *known, int64 first, uint64 xmin)
+{
+	int			n = 0;
+	int			i;
+
+	for (i = 0; i < known->ncandidates; i++)
+	{
+		Candidate  *candidate = &known->candidate[i];
+
+		if (candidate->position > first)
+			continue;
+		if (candidate->horizon <= xmin)
+			known->pending = Max(known->pending, candidate->position);
+		else
+			known->candidate[n++] = *candidate;
+	}
+	known->ncandidates = n;
+}
+
 /* What the scan taught about the floor; see above. */
 static void
 learn_floor(JobstateLane *lane, JobstateLaneScan *scan, KnownLane *known)
@@ -290,17 +324,11 @@ learn_floor(JobstateLane *lane, JobstateLaneScan *scan, KnownLane *known)
 		return;
 	known->ceiling = lane->ceiling;
 	known->passed += lane->passed;
-	if (known->candidate != 0 && first >= known->candidate &&
-		full_xmin(scan->snapshot) >= known->horizon)
-	{
-		known->pending = Max(known->pending, known->candidate);
-		known->candidate = 0;
-	}
-	if (known->candidate == 0 || first < known->candidate)
-	{
-		known->candidate = first;
-		known->horizon = scan->horizon;
-	}
+	test_candidates(known, first, full_xmin(scan->snapshot));
+	if (known->ncandidates < CANDIDATES &&
+		(known->ncandidates == 0 ||
+		 known->candidate[known->ncandidates - 1].position < first))
+		known->candidate[known->ncandidates++] = (Candidate) {first, scan->horizon};
 }
 
 static void

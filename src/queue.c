@@ -27,6 +27,7 @@
 #include "error.h"
 #include "lane.h"
 #include "limit.h"
+#include "recount.h"
 
 PG_FUNCTION_INFO_V1(jobstate_claim);
 PG_FUNCTION_INFO_V1(jobstate_complete);
@@ -393,9 +394,24 @@ row_at(JobstateJobPart *part, int64 position, Snapshot snapshot)
 	return found;
 }
 
+/*
+ * The job's row as a snapshot sees it that is taken once the partition is open:
+ * whoever emptied a slot of the ring may have moved the row while we waited.
+ */
+static bool
+row_in(JobstateJobPart *part, int64 position)
+{
+	bool		found;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	found = row_at(part, position, GetActiveSnapshot());
+	PopActiveSnapshot();
+	return found;
+}
+
 /* The job's row, in its partition's slot "old"; NULL: there is no such job. */
 static JobstateJobPart *
-job_row(JobstateJobTable *jobs, int64 id, Snapshot snapshot)
+job_row(JobstateJobTable *jobs, int64 id)
 {
 	JobstateJobPart *part;
 	int64		position;
@@ -404,13 +420,16 @@ job_row(JobstateJobTable *jobs, int64 id, Snapshot snapshot)
 	if (slot < jobs->nslots)
 	{
 		part = jobstate_jobs_part(jobs, slot);
-		if (row_at(part, id, snapshot))
+		if (row_in(part, id))
 			return part;
 	}
-	if (!find_moved(id, &position, &slot))
-		return NULL;
-	part = jobstate_jobs_part(jobs, slot);
-	return row_at(part, position, snapshot) ? part : NULL;
+	if (find_moved(id, &position, &slot))
+	{
+		part = jobstate_jobs_part(jobs, slot);
+		if (row_in(part, position))
+			return part;
+	}
+	return NULL;
 }
 
 static void
@@ -422,6 +441,35 @@ refuse_if_serial(void)
 				 errmsg("could not serialize access due to concurrent update")));
 }
 
+/* A job that is not there may be one whose slot was emptied since our snapshot. */
+static void
+refuse_if_emptied(JobstateJobTable *jobs)
+{
+	Oid			relid = RelationGetRelid(jobs->rel);
+
+	if (IsolationUsesXactSnapshot() &&
+		jobstate_was_rewritten(relid, GetTransactionSnapshot()))
+		jobstate_error_snapshot_truncated(relid);
+}
+
+static TM_Result
+write_completed(JobstateJobPart *part, Report *report, TimestampTz now)
+{
+	TM_Result	result;
+
+	jobstate_job_copy(part, part->old);
+	jobstate_job_set(part, JOB_STATE_ID, Int16GetDatum(JOB_COMPLETED));
+	jobstate_job_set(part, JOB_FINISHED_AT, TimestampTzGetDatum(now));
+	if (!report->no_result)
+		jobstate_job_set(part, JOB_RESULT, report->result);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	result = jobstate_row_update(part->writer, part->old, part->new,
+								 GetActiveSnapshot(), true);
+	PopActiveSnapshot();
+	ExecClearTuple(part->old);
+	return result;
+}
+
 /*
  * Completes one job.  False: the token is not that of its attempt, or the job is
  * not running.  Whoever reports the same attempt again hears the same.
@@ -429,43 +477,29 @@ refuse_if_serial(void)
 static bool
 complete_job(JobstateJobTable *jobs, Report *report, TimestampTz now)
 {
-	TM_Result	result;
-
-	do
+	for (;;)
 	{
-		JobstateJobPart *part;
+		JobstateJobPart *part = job_row(jobs, report->id);
 		bool		isnull;
+		int64		token;
 		int			state;
 
-		PushActiveSnapshot(GetTransactionSnapshot());
-		part = job_row(jobs, report->id, GetActiveSnapshot());
-		if (part == NULL ||
-			DatumGetInt64(jobstate_job_value(part, part->old, JOB_TOKEN,
-											 &isnull)) != report->token || isnull)
+		if (part == NULL)
 		{
-			PopActiveSnapshot();
+			refuse_if_emptied(jobs);
 			return false;
 		}
+		token = DatumGetInt64(jobstate_job_value(part, part->old, JOB_TOKEN, &isnull));
+		if (isnull || token != report->token)
+			return false;
 		state = DatumGetInt16(jobstate_job_value(part, part->old, JOB_STATE_ID, &isnull));
 		if (state != JOB_RUNNING)
-		{
-			PopActiveSnapshot();
 			return state == JOB_COMPLETED;
-		}
-		jobstate_job_copy(part, part->old);
-		jobstate_job_set(part, JOB_STATE_ID, Int16GetDatum(JOB_COMPLETED));
-		jobstate_job_set(part, JOB_FINISHED_AT, TimestampTzGetDatum(now));
-		if (!report->no_result)
-			jobstate_job_set(part, JOB_RESULT, report->result);
-		result = jobstate_row_update(part->writer, part->old, part->new,
-									 GetActiveSnapshot(), true);
-		ExecClearTuple(part->old);
-		PopActiveSnapshot();
-		if (result != TM_Ok)
-			refuse_if_serial();
+		if (write_completed(part, report, now) == TM_Ok)
+			return true;
+		refuse_if_serial();
 		CHECK_FOR_INTERRUPTS();
-	} while (result != TM_Ok);
-	return true;
+	}
 }
 
 static int
