@@ -120,21 +120,13 @@ RETURNS text
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
-#variable_conflict use_column
-DECLARE
-    job record;
 BEGIN
     PERFORM jobstate.require_argument('id', $1);
     PERFORM jobstate.require_argument('token', $2);
     IF EXISTS (SELECT FROM jobstate.cancel(ARRAY[$1], ARRAY[$2])) THEN
         RETURN 'cancelled';
     END IF;
-    SELECT j.token, j.state_id INTO job FROM jobstate.job j
-     WHERE j.position = $1 AND j.id = $1 OR j.id = $1 AND j.id <> j.position;
-    PERFORM jobstate.queue_refuse(CASE WHEN NOT FOUND THEN 'not found'
-                                       WHEN job.token IS DISTINCT FROM $2 THEN 'lease lost'
-                                       ELSE 'wrong state' END,
-                                  $1, jobstate.queue_state_name(job.state_id));
+    PERFORM jobstate.queue_refuse_attempt($1, $2);
 END
 $$;
 COMMENT ON FUNCTION jobstate.cancel(bigint, bigint)

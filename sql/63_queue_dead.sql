@@ -43,7 +43,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 BEGIN
-    PERFORM jobstate.queue_require_filter($1 IS NOT NULL OR $2 IS NOT NULL OR $3 IS NOT NULL, $4);
+    PERFORM jobstate.queue_require_filter($1 IS NOT NULL OR $2 IS NOT NULL OR $3 IS NOT NULL, $4, $3);
     RETURN ARRAY(SELECT j.id FROM jobstate.job j
                   WHERE j.state_id = 5
                     AND ($1 IS NULL OR j.queue = $1) AND ($2 IS NULL OR j.kind = $2)
@@ -62,7 +62,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 BEGIN
-    PERFORM jobstate.queue_require_filter($1 IS NOT NULL OR $2 IS NOT NULL OR $3 IS NOT NULL, $4);
+    PERFORM jobstate.queue_require_filter($1 IS NOT NULL OR $2 IS NOT NULL OR $3 IS NOT NULL, $4, $3);
     RETURN ARRAY(SELECT d.id FROM jobstate.dead_letter d
                   WHERE ($1 IS NULL OR d.queue = $1) AND ($2 IS NULL OR d.kind = $2)
                     AND ($3 IS NULL OR d.died_at <= clock_timestamp() - $3));

@@ -100,7 +100,8 @@ COMMENT ON FUNCTION jobstate.queue_require_pairs(text, bigint[], anyarray)
 
 -- queue_require_filter: what works on many jobs must be told on which.
 -- Writes nothing, locks nothing.
-CREATE FUNCTION jobstate.queue_require_filter(filtered boolean, everything boolean)
+CREATE FUNCTION jobstate.queue_require_filter(filtered boolean, everything boolean,
+    older_than interval DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 AS $$
@@ -111,11 +112,16 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   DETAIL = 'Without one, the jobs of every queue would be meant.',
                   HINT = 'Name a queue or a kind, or say so with everything => true.';
+    ELSIF older_than < '0' THEN
+        RAISE EXCEPTION 'argument "older_than" must not be negative'
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = format('It is %s.', older_than),
+                  HINT = 'Give an age, such as ''30 days''.';
     END IF;
 END
 $$;
-COMMENT ON FUNCTION jobstate.queue_require_filter(boolean, boolean)
-    IS 'internal: raises 22023 unless there is a filter or everything is meant';
+COMMENT ON FUNCTION jobstate.queue_require_filter(boolean, boolean, interval)
+    IS 'internal: raises 22023 unless there is a filter or everything is meant, and the age is one';
 
 -- queue_hold: locks jobs and returns the positions of those that are there, by
 -- which the holder finds them: nobody else moves them now.
@@ -157,39 +163,3 @@ END
 $$;
 COMMENT ON FUNCTION jobstate.queue_hold(bigint[])
     IS 'internal: locks jobs, wherever they are moved to, and returns the positions of those that exist';
-
--- queue_key_take: a job that comes back takes its unique key again.  NULL, or the
--- id of the job that keeps it out.  The key's row is written even if nothing in it
--- changes, so that an enqueue that judged by an older snapshot fails with 40001.
--- A key that was lost to another job in between keeps others out in the default
--- states: which ones the job was enqueued with is known no more.
--- Writes: unique_job.  Locks: the key's row.  The caller holds the job.
-CREATE FUNCTION jobstate.queue_key_take(queue text, unique_key text, id bigint)
-RETURNS bigint
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-#variable_conflict use_column
-DECLARE
-    usual CONSTANT text[] := '{available,running,deferred}';
-    owner record;
-BEGIN
-    INSERT INTO jobstate.unique_job AS u (queue, unique_key, id, states)
-    VALUES ($1, $2, $3, usual)
-        ON CONFLICT (queue, unique_key) DO UPDATE SET states = u.states
-    RETURNING u.id, u.states INTO owner;
-    IF owner.id = $3 THEN
-        RETURN NULL;
-    END IF;
-    IF EXISTS (SELECT FROM jobstate.job j
-                WHERE (j.position = owner.id AND j.id = j.position
-                       OR j.id = owner.id AND j.id <> j.position)
-                  AND jobstate.queue_state_name(j.state_id) = ANY (owner.states)) THEN
-        RETURN owner.id;
-    END IF;
-    UPDATE jobstate.unique_job u SET id = $3, states = usual WHERE u.queue = $1 AND u.unique_key = $2;
-    RETURN NULL;
-END
-$$;
-COMMENT ON FUNCTION jobstate.queue_key_take(text, text, bigint)
-    IS 'internal: gives a unique key to a job, or returns the id of the job that has it';

@@ -20,8 +20,8 @@ $$;
 COMMENT ON FUNCTION jobstate.queue_tail(text, smallint, bigint)
     IS 'internal: the next position of the lane that an earlier one leads to';
 
--- queue_keys_take: unique keys for many jobs, in the order in which everybody
--- takes keys.  Of several jobs with one key the first one gets it.
+-- queue_keys_take: jobs that come back, or go to another queue, take their unique
+-- keys.  Of several jobs with one key the first one gets it.
 -- Writes: unique_job.  Locks: the keys' rows, by queue and key.  The caller holds
 -- the jobs.
 CREATE FUNCTION jobstate.queue_keys_take(ids bigint[], queues text[], keys text[])
@@ -31,22 +31,16 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     wish record;
-    given_queue text;
-    given_key text;
     refused bigint[] := '{}';
 BEGIN
     FOR wish IN
-        SELECT w.* FROM unnest(ids, queues, keys) AS w (id, queue, key)
-         WHERE w.key IS NOT NULL
-         ORDER BY w.queue COLLATE "C", w.key COLLATE "C", w.id
+        SELECT w.queue, array_agg(w.key ORDER BY w.id) AS keys, array_agg(w.id ORDER BY w.id) AS ids
+          FROM unnest(ids, queues, keys) AS w (id, queue, key)
+         GROUP BY w.queue ORDER BY w.queue COLLATE "C"
     LOOP
-        IF wish.queue = given_queue AND wish.key = given_key
-           OR jobstate.queue_key_take(wish.queue, wish.key, wish.id) IS NOT NULL THEN
-            refused := refused || wish.id;
-        ELSE
-            given_queue := wish.queue;
-            given_key := wish.key;
-        END IF;
+        refused := refused || ARRAY(
+            SELECT t.id FROM jobstate.queue_take_keys(wish.queue, wish.keys, wish.ids, NULL) t
+             WHERE t.holder <> t.id);
     END LOOP;
     RETURN refused;
 END
@@ -209,8 +203,8 @@ BEGIN
     IF $2 NOT BETWEEN 1 AND 4 THEN
         RAISE EXCEPTION 'priority % does not exist', $2
             USING ERRCODE = 'invalid_parameter_value',
-                  DETAIL = 'It was to be given to jobs.',
-                  HINT = 'Priorities are 1 (most urgent) to 4; 2 is the usual one.';
+                  DETAIL = 'There are the priorities 1 to 4.',
+                  HINT = '1 is the most urgent, 2 the usual one.';
     END IF;
     held := jobstate.queue_hold(ids);
     SELECT array_agg(j.id ORDER BY j.id) AS ids, array_agg(j.position) AS positions INTO mover
