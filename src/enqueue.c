@@ -11,7 +11,6 @@
 #include "catalog/pg_type.h"
 #include "commands/async.h"
 #include "commands/sequence.h"
-#include "executor/spi.h"
 #include "fmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -21,13 +20,12 @@
 
 #include "catalog.h"
 #include "error.h"
-#include "jobtable.h"
+#include "queueinfo.h"
 
 PG_FUNCTION_INFO_V1(jobstate_enqueue_rows);
 
 #define JOB_DEFERRED		3
 #define USUAL_PRIORITY		2
-#define MAX_PRIORITY		4
 
 /* Rows that go to the table together */
 #define ROWS_AT_A_TIME		100
@@ -61,10 +59,8 @@ typedef struct Batch
 	bool		no_timeout;
 
 	/* the queue */
-	int			shards;
+	JobstateQueueInfo info;
 	int16		max_attempts;
-	bool		notify;
-	JobstateRing ring;
 	int16	   *lane;			/* by priority and shard; 0: does not exist */
 
 	/* the rows */
@@ -78,71 +74,29 @@ typedef struct Batch
 	bool		due;			/* something can be claimed at once */
 } Batch;
 
-static Datum
-spi_value(int row, int column)
-{
-	bool		isnull;
-
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &isnull);
-}
-
 static int16 *
 lane_place(Batch *batch, int priority, int shard)
 {
-	return &batch->lane[(priority - 1) * batch->shards + shard];
+	return &batch->lane[(priority - 1) * batch->info.shards + shard];
 }
 
-static void
-read_lanes(Batch *batch, MemoryContext context)
-{
-	uint64		i;
-
-	batch->lane = MemoryContextAllocZero(context,
-										 sizeof(int16) * MAX_PRIORITY * batch->shards);
-	for (i = 0; i < SPI_processed; i++)
-	{
-		int			priority = DatumGetInt16(spi_value(i, 8));
-		int			shard = DatumGetInt16(spi_value(i, 9));
-
-		if (priority >= 1 && priority <= MAX_PRIORITY && shard < batch->shards)
-			*lane_place(batch, priority, shard) = DatumGetInt16(spi_value(i, 7));
-	}
-}
-
-/* The queue, the ring and the queue's lanes.  False: there is no such queue. */
+/* The queue and its lanes.  False: there is no such queue. */
 static bool
 read_queue(Batch *batch)
 {
-	static SPIPlanPtr plan = NULL;
-	MemoryContext context = CurrentMemoryContext;
-	Oid			type = TEXTOID;
-	bool		found;
+	JobstateQueueInfo *info = &batch->info;
+	int			i;
 
-	jobstate_spi_connect();
-	if (plan == NULL)
-	{
-		plan = SPI_prepare("SELECT q.shards, q.max_attempts, q.notify, r.slots, r.slot_jobs,"
-						   " r.since, l.lane, l.priority, l.shard"
-						   " FROM jobstate.queue q, jobstate.queue_ring r, jobstate.queue_lane l"
-						   " WHERE q.queue OPERATOR(pg_catalog.=) $1"
-						   " AND l.queue OPERATOR(pg_catalog.=) $1", 1, &type);
-		SPI_keepplan(plan);
-	}
-	if (SPI_execute_plan(plan, &batch->queue, NULL, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read jobstate.queue");
-	found = SPI_processed > 0;
-	if (found)
-	{
-		batch->shards = DatumGetInt16(spi_value(0, 1));
-		batch->max_attempts = DatumGetInt16(spi_value(0, 2));
-		batch->notify = DatumGetBool(spi_value(0, 3));
-		batch->ring.slots = DatumGetInt16(spi_value(0, 4));
-		batch->ring.slot_jobs = DatumGetInt64(spi_value(0, 5));
-		batch->ring.since = DatumGetInt64(spi_value(0, 6));
-		read_lanes(batch, context);
-	}
-	jobstate_spi_finish();
-	return found;
+	if (!jobstate_queue_read((text *) DatumGetPointer(batch->queue), info))
+		return false;
+	batch->lane = palloc0(sizeof(int16) * QUEUE_PRIORITIES * info->shards);
+	for (i = 0; i < info->nlanes; i++)
+		if (info->lane[i].priority >= 1 && info->lane[i].priority <= QUEUE_PRIORITIES &&
+			info->lane[i].shard < info->shards)
+			*lane_place(batch, info->lane[i].priority,
+						info->lane[i].shard) = info->lane[i].lane;
+	batch->max_attempts = info->max_attempts;
+	return true;
 }
 
 static bool
@@ -162,13 +116,13 @@ priority_of(Batch *batch, int i)
 static int
 shard_of(Batch *batch, int i, int64 number)
 {
-	if (batch->shards == 1)
+	if (batch->info.shards == 1)
 		return 0;
 	if (given(batch, SHARD_KEYS, i))
 		return (DatumGetUInt32(DirectFunctionCall1Coll(hashtext, C_COLLATION_OID,
 													   batch->given[SHARD_KEYS].value[i])) &
-				PG_INT32_MAX) % batch->shards;
-	return number % batch->shards;
+				PG_INT32_MAX) % batch->info.shards;
+	return number % batch->info.shards;
 }
 
 /* Is there a lane for every job?  A shard that is chosen by turns may be any. */
@@ -182,9 +136,9 @@ has_lanes(Batch *batch)
 	{
 		int			priority = priority_of(batch, i);
 
-		if (priority < 1 || priority > MAX_PRIORITY)
+		if (priority < 1 || priority > QUEUE_PRIORITIES)
 			jobstate_error_not_positive("priority");
-		for (shard = 0; shard < batch->shards; shard++)
+		for (shard = 0; shard < batch->info.shards; shard++)
 			if (*lane_place(batch, priority, shard) == 0)
 				return false;
 	}
@@ -267,7 +221,7 @@ add_job(Batch *batch, int i)
 	TimestampTz run_at = given(batch, RUN_ATS, i) ?
 		DatumGetTimestampTz(batch->given[RUN_ATS].value[i]) : batch->now;
 	bool		due = run_at <= batch->now;
-	int			slot = due ? jobstate_job_slot(&batch->ring, position) : JOB_SLOT_WAITING;
+	int			slot = due ? jobstate_job_slot(&batch->jobs->ring, position) : JOB_SLOT_WAITING;
 	TupleTableSlot *row = new_row(batch, slot);
 
 	set(batch, row, JOB_ID, Int64GetDatum(position));
@@ -302,7 +256,7 @@ add_jobs(Batch *batch)
 	batch->sequence = jobstate_queue_relation("job_number");
 	batch->id = palloc(sizeof(Datum) * (n + 1));
 	batch->now = GetCurrentTimestamp();
-	batch->jobs = jobstate_jobs_open(ACL_INSERT, batch->ring);
+	batch->jobs = jobstate_jobs_open(ACL_INSERT, jobstate_ring_read());
 	for (i = 0; i < n; i++)
 		if (given(batch, KNOWN, i))
 			batch->id[i] = batch->given[KNOWN].value[i];
@@ -311,7 +265,7 @@ add_jobs(Batch *batch)
 	write_rows(batch);
 	drop_rows(batch);
 	jobstate_jobs_close(batch->jobs);
-	if (batch->notify && batch->due)
+	if (batch->info.notify && batch->due)
 		Async_Notify("jobstate_queue", TextDatumGetCString(batch->queue));
 }
 

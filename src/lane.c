@@ -171,10 +171,12 @@ read_window(JobstateLane *lane, Snapshot snapshot)
 
 /* Begins a scan of the lane. */
 void
-jobstate_lane_open(JobstateLane *lane, JobstateLaneScan *scan)
+jobstate_lane_open(JobstateLane *lane, JobstateLaneInfo *info, JobstateLaneScan *scan)
 {
-	KnownLane  *known = known_lane(lane->lane);
+	KnownLane  *known = known_lane(info->lane);
 
+	lane->lane = info->lane;
+	lane->priority = info->priority;
 	read_window(lane, scan->snapshot);
 	if (lane->ceiling < known->ceiling)
 		known->floor = known->pending = known->ncandidates = 0;	/* begun anew */

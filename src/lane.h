@@ -8,7 +8,7 @@
 
 #include "access/genam.h"
 
-#include "jobtable.h"
+#include "queueinfo.h"
 
 /* What a claim knows of the queue as a whole */
 typedef struct JobstateLaneScan
@@ -22,10 +22,8 @@ typedef struct JobstateLaneScan
 /* A lane while it is being claimed from */
 typedef struct JobstateLane
 {
-	/* from the catalogue */
 	int16		lane;
 	int16		priority;
-	int16		shard;
 
 	/* the window, as published */
 	int64		floor;
@@ -45,7 +43,8 @@ typedef struct JobstateLane
 } JobstateLane;
 
 extern void jobstate_lane_init(void);
-extern void jobstate_lane_open(JobstateLane *lane, JobstateLaneScan *scan);
+extern void jobstate_lane_open(JobstateLane *lane, JobstateLaneInfo *info,
+							   JobstateLaneScan *scan);
 extern bool jobstate_lane_next(JobstateLane *lane, JobstateLaneScan *scan);
 extern void jobstate_lane_close(JobstateLane *lane, JobstateLaneScan *scan);
 

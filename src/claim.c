@@ -1,0 +1,244 @@
+/*
+ * src/claim.c
+ *
+ * Jobs are claimed: from the most urgent lane, in the order of positions, passing
+ * over what others hold.  A row changes in place, without the executor's detour.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "error.h"
+#include "lane.h"
+#include "limit.h"
+#include "queueinfo.h"
+
+PG_FUNCTION_INFO_V1(jobstate_claim);
+
+/* A claim under way */
+typedef struct Claim
+{
+	/* what was asked for */
+	text	   *queue;
+	Datum		worker;
+	int			wanted;
+
+	/* the queue */
+	JobstateQueueInfo info;
+	JobstateLimits *limits;		/* NULL: none */
+	JobstateLane *lane;
+
+	/* the attempt that begins */
+	int64		token;
+	TimestampTz now;
+	TimestampTz lease_until;
+	ReturnSetInfo *rsinfo;
+	int			taken;
+} Claim;
+
+/*
+ * How urgent the lane's head is: less is more.  A job that has waited for k
+ * times the queue's aging counts k priorities more urgent.
+ */
+static int64
+urgency(Claim *claim, JobstateLane *lane)
+{
+	bool		isnull;
+	TimestampTz since = DatumGetTimestampTz(jobstate_job_value(lane->part, lane->slot,
+															   JOB_RUN_AT, &isnull));
+
+	return lane->priority - (claim->now - since) / claim->info.aging;
+}
+
+/*
+ * The lane to claim from.  Between shards that are equally urgent each backend
+ * has its own favourite, so that they do not step on each other's feet.
+ */
+static JobstateLane *
+most_urgent(Claim *claim, JobstateLaneScan *scan)
+{
+	JobstateLane *best = NULL;
+	int64		least = 0;
+	int			i;
+
+	for (i = 0; i < claim->info.nlanes; i++)
+	{
+		JobstateLane *lane = &claim->lane[(i + MyProcPid) % claim->info.nlanes];
+		int64		urgent;
+
+		if (lane->exhausted ||
+			(lane->slot == NULL && !jobstate_lane_next(lane, scan)))
+			continue;
+		urgent = claim->info.nlanes == 1 ? 0 : urgency(claim, lane);
+		if (best == NULL || urgent < least)
+		{
+			best = lane;
+			least = urgent;
+		}
+	}
+	return best;
+}
+
+/* Tells the caller of a job that is theirs now. */
+static void
+return_job(Claim *claim, JobstateJobPart *part)
+{
+	static const JobColumn column[] = {
+		JOB_ID, JOB_TOKEN, JOB_ATTEMPT, JOB_KIND, JOB_PAYLOAD, JOB_PRIORITY,
+		JOB_ENQUEUED_AT, JOB_LEASE_UNTIL
+	};
+	Datum		values[lengthof(column)];
+	bool		nulls[lengthof(column)];
+	int			i;
+
+	for (i = 0; i < lengthof(column); i++)
+		values[i] = jobstate_job_value(part, part->new, column[i], &nulls[i]);
+	tuplestore_putvalues(claim->rsinfo->setResult, claim->rsinfo->setDesc, values, nulls);
+	claim->taken++;
+}
+
+/* Takes the lane's current job, unless somebody else has it. */
+static void
+take_job(Claim *claim, JobstateLane *lane, Snapshot snapshot)
+{
+	JobstateJobPart *part = lane->part;
+	bool		isnull;
+	int16		attempt = DatumGetInt16(jobstate_job_value(part, lane->slot,
+														   JOB_ATTEMPT, &isnull));
+	int64		position = DatumGetInt64(jobstate_job_value(part, lane->slot,
+															JOB_POSITION_COLUMN, &isnull));
+
+	jobstate_job_copy(part, lane->slot);
+	jobstate_job_set(part, JOB_STATE_ID, Int16GetDatum(JOB_RUNNING));
+	jobstate_job_set(part, JOB_ATTEMPT, Int16GetDatum(attempt + 1));
+	jobstate_job_set(part, JOB_TOKEN, Int64GetDatum(claim->token));
+	jobstate_job_set(part, JOB_CLAIMED_AT, TimestampTzGetDatum(claim->now));
+	jobstate_job_set(part, JOB_LEASE_UNTIL, TimestampTzGetDatum(claim->lease_until));
+	jobstate_job_set(part, JOB_WORKER, claim->worker);
+	if (jobstate_row_update(part->writer, lane->slot, part->new, snapshot, false) != TM_Ok)
+		return;
+	lane->claimed = Max(lane->claimed, position);
+	return_job(claim, part);
+}
+
+/* Takes the lane's current job if the queue's limits allow it. */
+static void
+take_if_allowed(Claim *claim, JobstateLane *lane, Snapshot snapshot)
+{
+	bool		isnull;
+	int			before = claim->taken;
+	Datum		key;
+
+	if (claim->limits == NULL)
+	{
+		take_job(claim, lane, snapshot);
+		return;
+	}
+	key = jobstate_job_value(lane->part, lane->slot, JOB_LIMIT_KEY, &isnull);
+	if (!jobstate_limits_allow(claim->limits, key, isnull))
+		return;
+	take_job(claim, lane, snapshot);
+	if (claim->taken > before)
+		jobstate_limits_count(claim->limits, key, isnull);
+}
+
+static bool
+wants_more(Claim *claim)
+{
+	return claim->taken < claim->wanted &&
+		(claim->limits == NULL || !jobstate_limits_full(claim->limits));
+}
+
+static void
+claim_jobs(Claim *claim, JobstateLaneScan *scan)
+{
+	JobstateLane *lane;
+	int			i;
+
+	claim->lane = palloc0(sizeof(JobstateLane) * claim->info.nlanes);
+	for (i = 0; i < claim->info.nlanes; i++)
+		jobstate_lane_open(&claim->lane[i], &claim->info.lane[i], scan);
+	while (wants_more(claim) && (lane = most_urgent(claim, scan)) != NULL)
+	{
+		do
+			take_if_allowed(claim, lane, scan->snapshot);
+		while (wants_more(claim) && jobstate_lane_next(lane, scan));
+		if (!lane->exhausted)
+			break;
+	}
+	for (i = 0; i < claim->info.nlanes; i++)
+		jobstate_lane_close(&claim->lane[i], scan);
+}
+
+/* Claims from the queue, which is not paused. */
+static void
+claim_from(Claim *claim)
+{
+	JobstateLaneScan scan;
+	Oid			sequence = jobstate_queue_relation("job_number");
+
+	if (!pg_strong_random(&claim->token, sizeof(claim->token)))
+		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR),
+						errmsg("could not generate a random token")));
+	claim->token = (claim->token & PG_INT64_MAX) | 1;
+
+	if (claim->info.limited)
+		claim->limits = jobstate_limits_read(claim->queue);
+	scan.last = DatumGetInt64(DirectFunctionCall1(pg_sequence_last_value,
+												  ObjectIdGetDatum(sequence)));
+	scan.horizon = U64FromFullTransactionId(ReadNextFullTransactionId());
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	scan.snapshot = GetActiveSnapshot();
+	scan.jobs = jobstate_jobs_open(ACL_SELECT | ACL_UPDATE, jobstate_ring_read());
+	claim_jobs(claim, &scan);
+	jobstate_jobs_close(scan.jobs);
+	PopActiveSnapshot();
+}
+
+static TimestampTz
+lease_end(TimestampTz now, Interval *lease)
+{
+	TimestampTz end = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+															  TimestampTzGetDatum(now),
+															  IntervalPGetDatum(lease)));
+
+	if (end <= now)
+		jobstate_error_not_positive("lease");
+	return end;
+}
+
+/* claim(queue, worker, n, lease) */
+Datum
+jobstate_claim(PG_FUNCTION_ARGS)
+{
+	static const char *const argument[] = {"queue", "worker", "n"};
+	Claim		claim = {0};
+	int			i;
+
+	for (i = 0; i < 3; i++)
+		if (PG_ARGISNULL(i))
+			jobstate_error_null(argument[i]);
+	if (PG_GETARG_INT32(2) <= 0)
+		jobstate_error_not_positive("n");
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	claim.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	claim.queue = PG_GETARG_TEXT_PP(0);
+	claim.worker = PG_GETARG_DATUM(1);
+	claim.wanted = PG_GETARG_INT32(2);
+	claim.now = GetCurrentTimestamp();
+	if (!jobstate_queue_read(claim.queue, &claim.info))
+		return (Datum) 0;
+	claim.lease_until = lease_end(claim.now, PG_ARGISNULL(3) ? &claim.info.lease :
+								  PG_GETARG_INTERVAL_P(3));
+	if (claim.info.nlanes > 0 && !claim.info.paused)
+		claim_from(&claim);
+	return (Datum) 0;
+}

@@ -1,0 +1,287 @@
+/*
+ * src/complete.c
+ *
+ * Jobs are completed: whoever holds an attempt's token says that it is done.  A
+ * row changes in place, without the executor's detour.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "error.h"
+#include "queueinfo.h"
+#include "recount.h"
+
+PG_FUNCTION_INFO_V1(jobstate_complete);
+
+/* One job that is reported as done */
+typedef struct Report
+{
+	int64		id;
+	int64		token;
+	int			order;			/* as given: of a job's reports the first counts */
+	Datum		result;
+	bool		no_result;
+} Report;
+
+static Datum
+spi_value(int column, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, isnull);
+}
+
+/* Where a job is that has moved, or where the ring says so no longer */
+static bool
+find_moved(int64 id, int64 *position, int *slot)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid			type = INT8ARRAYOID;
+	Datum		element = Int64GetDatum(id);
+	Datum		ids = PointerGetDatum(construct_array(&element, 1, INT8OID, 8,
+													  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	bool		isnull;
+	bool		found;
+
+	jobstate_spi_connect();
+	if (plan == NULL)
+	{
+		plan = SPI_prepare("SELECT f.\"position\", f.slot FROM jobstate.queue_find($1) f", 1, &type);
+		SPI_keepplan(plan);
+	}
+	if (SPI_execute_plan(plan, &ids, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look up a job");
+	found = SPI_processed == 1;
+	if (found)
+	{
+		*position = DatumGetInt64(spi_value(1, &isnull));
+		*slot = DatumGetInt16(spi_value(2, &isnull));
+	}
+	jobstate_spi_finish();
+	return found;
+}
+
+/* The row at a position of a partition */
+static bool
+row_at(JobstateJobPart *part, int64 position, Snapshot snapshot)
+{
+	IndexScanDesc scan = jobstate_index_beginscan(part->writer->rel, part->pkey, snapshot, 1);
+	ScanKeyData key;
+	bool		found;
+
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(position));
+	index_rescan(scan, &key, 1, NULL, 0);
+	found = index_getnext_slot(scan, ForwardScanDirection, part->old);
+	index_endscan(scan);
+	return found;
+}
+
+/*
+ * The job's row as a snapshot sees it that is taken once the partition is open:
+ * whoever emptied a slot of the ring may have moved the row while we waited.
+ */
+static bool
+row_in(JobstateJobPart *part, int64 position)
+{
+	bool		found;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	found = row_at(part, position, GetActiveSnapshot());
+	PopActiveSnapshot();
+	return found;
+}
+
+/* The job's row, in its partition's slot "old"; NULL: there is no such job. */
+static JobstateJobPart *
+job_row(JobstateJobTable *jobs, int64 id)
+{
+	JobstateJobPart *part;
+	int64		position;
+	int			slot = jobstate_job_slot(&jobs->ring, id);
+
+	if (slot < jobs->nslots)
+	{
+		part = jobstate_jobs_part(jobs, slot);
+		if (row_in(part, id))
+			return part;
+	}
+	if (find_moved(id, &position, &slot))
+	{
+		part = jobstate_jobs_part(jobs, slot);
+		if (row_in(part, position))
+			return part;
+	}
+	return NULL;
+}
+
+static void
+refuse_if_serial(void)
+{
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent update")));
+}
+
+/* A job that is not there may be one whose slot was emptied since our snapshot. */
+static void
+refuse_if_emptied(JobstateJobTable *jobs)
+{
+	Oid			relid = RelationGetRelid(jobs->rel);
+
+	if (IsolationUsesXactSnapshot() &&
+		jobstate_was_rewritten(relid, GetTransactionSnapshot()))
+		jobstate_error_snapshot_truncated(relid);
+}
+
+static TM_Result
+write_completed(JobstateJobPart *part, Report *report, TimestampTz now)
+{
+	TM_Result	result;
+
+	jobstate_job_copy(part, part->old);
+	jobstate_job_set(part, JOB_STATE_ID, Int16GetDatum(JOB_COMPLETED));
+	jobstate_job_set(part, JOB_FINISHED_AT, TimestampTzGetDatum(now));
+	if (!report->no_result)
+		jobstate_job_set(part, JOB_RESULT, report->result);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	result = jobstate_row_update(part->writer, part->old, part->new,
+								 GetActiveSnapshot(), true);
+	PopActiveSnapshot();
+	ExecClearTuple(part->old);
+	return result;
+}
+
+/*
+ * Completes one job.  False: the token is not that of its attempt, or the job is
+ * not running.  Whoever reports the same attempt again hears the same.
+ */
+static bool
+complete_job(JobstateJobTable *jobs, Report *report, TimestampTz now)
+{
+	for (;;)
+	{
+		JobstateJobPart *part = job_row(jobs, report->id);
+		bool		isnull;
+		int64		token;
+		int			state;
+
+		if (part == NULL)
+		{
+			refuse_if_emptied(jobs);
+			return false;
+		}
+		token = DatumGetInt64(jobstate_job_value(part, part->old, JOB_TOKEN, &isnull));
+		if (isnull || token != report->token)
+			return false;
+		state = DatumGetInt16(jobstate_job_value(part, part->old, JOB_STATE_ID, &isnull));
+		if (state != JOB_RUNNING)
+			return state == JOB_COMPLETED;
+		if (write_completed(part, report, now) == TM_Ok)
+			return true;
+		refuse_if_serial();
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+static int
+compare_reports(const void *a, const void *b)
+{
+	const Report *x = a;
+	const Report *y = b;
+
+	if (x->id != y->id)
+		return x->id > y->id ? 1 : -1;
+	return x->order - y->order;
+}
+
+static int
+read_array(FunctionCallInfo fcinfo, int argno, Oid type,
+		   Datum **elements, bool **nulls)
+{
+	int16		typlen;
+	bool		typbyval;
+	char		typalign;
+	int			n;
+
+	get_typlenbyvalalign(type, &typlen, &typbyval, &typalign);
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(argno), type, typlen, typbyval, typalign,
+					  elements, nulls, &n);
+	return n;
+}
+
+/* The three arrays as reports, in the order of ids, so that nobody deadlocks. */
+static int
+read_reports(FunctionCallInfo fcinfo, Report **reports)
+{
+	Datum	   *id;
+	Datum	   *token;
+	Datum	   *result = NULL;
+	bool	   *no_id;
+	bool	   *no_token;
+	bool	   *no_result = NULL;
+	int			n = read_array(fcinfo, 0, INT8OID, &id, &no_id);
+	int			i;
+
+	if (read_array(fcinfo, 1, INT8OID, &token, &no_token) != n)
+		jobstate_error_array_lengths("ids", "tokens");
+	if (!PG_ARGISNULL(2) && read_array(fcinfo, 2, JSONBOID, &result, &no_result) != n)
+		jobstate_error_array_lengths("ids", "results");
+	*reports = palloc(sizeof(Report) * (n + 1));
+	for (i = 0; i < n; i++)
+	{
+		if (no_id[i] || no_token[i])
+			jobstate_error_null(no_id[i] ? "ids" : "tokens");
+		(*reports)[i].id = DatumGetInt64(id[i]);
+		(*reports)[i].token = DatumGetInt64(token[i]);
+		(*reports)[i].order = i;
+		(*reports)[i].no_result = result == NULL || no_result[i];
+		(*reports)[i].result = result == NULL ? (Datum) 0 : result[i];
+	}
+	qsort(*reports, n, sizeof(Report), compare_reports);
+	return n;
+}
+
+/* complete(ids, tokens, results) returns setof bigint: the ids that it held for */
+Datum
+jobstate_complete(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	TimestampTz now = GetCurrentTimestamp();
+	JobstateJobTable *jobs;
+	Report	   *report;
+	int			n;
+	int			i;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		jobstate_error_null(PG_ARGISNULL(0) ? "ids" : "tokens");
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	n = read_reports(fcinfo, &report);
+	if (n == 0)
+		return (Datum) 0;
+	CommandCounterIncrement();
+	jobs = jobstate_jobs_open(ACL_SELECT | ACL_UPDATE, jobstate_ring_read());
+	for (i = 0; i < n; i++)
+	{
+		bool		isnull = false;
+		Datum		id = Int64GetDatum(report[i].id);
+
+		if ((i == 0 || report[i].id != report[i - 1].id) &&
+			complete_job(jobs, &report[i], now))
+			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &id, &isnull);
+	}
+	jobstate_jobs_close(jobs);
+	return (Datum) 0;
+}
