@@ -1,8 +1,13 @@
 -- rights_catalogue: who may do what, as a list to review.
 \set SHOW_CONTEXT never
+-- those of the families have lists of their own
+CREATE VIEW pg_temp.family AS
+    SELECT p.oid AS fn FROM pg_proc p
+     WHERE p.pronamespace = 'jobstate'::regnamespace
+       AND (p.proname ~ '^(upload|install|queue_|job_status$)' OR p.oid IN (SELECT f.fn FROM jobstate.queue_functions() f));
 -- functions that everybody may call: they read, and ask for the table's rights
 SELECT p.oid::regprocedure AS public_function FROM pg_proc p
- WHERE p.pronamespace = 'jobstate'::regnamespace AND p.proname !~ '^(upload|install)'
+ WHERE p.pronamespace = 'jobstate'::regnamespace AND p.oid NOT IN (SELECT fn FROM pg_temp.family)
    AND p.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)
    AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
                 WHERE a.grantee = 0 AND a.privilege_type = 'EXECUTE')
@@ -10,17 +15,18 @@ SELECT p.oid::regprocedure AS public_function FROM pg_proc p
 -- what writes: the owner of the database may call it, and hand it out
 SELECT p.oid::regprocedure AS owner_function, a.is_grantable
   FROM pg_proc p, aclexplode(p.proacl) a
- WHERE p.pronamespace = 'jobstate'::regnamespace AND p.proname !~ '^(upload|install)' AND a.grantee = 'pg_database_owner'::regrole
+ WHERE p.pronamespace = 'jobstate'::regnamespace AND p.oid NOT IN (SELECT fn FROM pg_temp.family) AND a.grantee = 'pg_database_owner'::regrole
  ORDER BY p.oid::regprocedure::text COLLATE "C";
 -- what nobody but the extension's owner may call
 SELECT p.oid::regprocedure AS internal_function FROM pg_proc p
- WHERE p.pronamespace = 'jobstate'::regnamespace AND p.proname !~ '^(upload|install)'
+ WHERE p.pronamespace = 'jobstate'::regnamespace AND p.oid NOT IN (SELECT fn FROM pg_temp.family)
    AND NOT EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a WHERE a.grantee <> p.proowner)
  ORDER BY p.oid::regprocedure::text COLLATE "C";
 -- no function that is named for writing is among the first, families included: no row
 SELECT p.oid::regprocedure FROM pg_proc p
  WHERE p.pronamespace = 'jobstate'::regnamespace AND p.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)
-   AND p.proname ~ '^(define|drop|attach|detach|rebuild|recount|uncount|fold|prune|maintain|transition|take|install|upload_(create|mark|take|clear|finish|retry|gate|reprocess|replace|rescue|grant|adopt|heartbeat|post))'
+   AND (p.proname ~ '^(define|drop|attach|detach|rebuild|recount|uncount|fold|prune|maintain|transition|take|install|upload_(create|mark|take|clear|finish|retry|gate|reprocess|replace|rescue|grant|adopt|heartbeat|post))'
+        OR p.proname ~ '^(enqueue|claim|complete|heartbeat|fail|snooze|cancel|retry|discard|dlq_|set_priority|move_queue|pause|resume|promote|rescue|rotate|queue_(define|grant|install|hold$|bury|cancel|relocate|restart|revive|keys_|take_keys|tail|position|sweep|prune|slot_|ring_))')
    AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
                 WHERE a.grantee = 0 AND a.privilege_type = 'EXECUTE')
  ORDER BY p.oid::regprocedure::text COLLATE "C";
@@ -36,7 +42,7 @@ SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_language l ON l.oid = p.prolan
  ORDER BY p.oid::regprocedure::text COLLATE "C";
 -- no function of a family has its owner's rights: no row
 SELECT p.oid::regprocedure FROM pg_proc p
- WHERE p.pronamespace = 'jobstate'::regnamespace AND p.proname ~ '^(upload|install)' AND p.prosecdef;
+ WHERE p.pronamespace = 'jobstate'::regnamespace AND p.oid IN (SELECT fn FROM pg_temp.family) AND p.prosecdef;
 
 -- tables, views and sequences of the extension, and what others may do with them
 SELECT c.relname, c.relkind, a.grantee::regrole, string_agg(a.privilege_type, ', ' ORDER BY a.privilege_type) AS rights
