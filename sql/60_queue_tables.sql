@@ -94,14 +94,12 @@ BEGIN
         singleton   boolean PRIMARY KEY DEFAULT true CHECK (singleton),
         slots       smallint NOT NULL DEFAULT 16 CHECK (slots BETWEEN 3 AND 1024),
         slot_jobs   bigint NOT NULL DEFAULT 250000 CHECK (slot_jobs > 0),
-        since       bigint NOT NULL DEFAULT 0,
         slot_length interval NOT NULL DEFAULT '1 hour' CHECK (slot_length > '0'),
         retention   interval NOT NULL DEFAULT '1 hour' CHECK (retention >= '0'),
         failed_retention interval NOT NULL DEFAULT '72 hours' CHECK (failed_retention >= '0'),
         dead_letter_retention interval NOT NULL DEFAULT '30 days' CHECK (dead_letter_retention >= '0')
     );
     INSERT INTO jobstate.queue_ring DEFAULT VALUES ON CONFLICT DO NOTHING;
-    COMMENT ON COLUMN jobstate.queue_ring.since IS 'the first number that is dealt to the slots in this way';
     COMMENT ON TABLE jobstate.queue_ring IS 'one row: the ring''s size and how long ended jobs are kept';
 
     CREATE SEQUENCE IF NOT EXISTS jobstate.job_number AS bigint MAXVALUE 281474976710655;

@@ -66,11 +66,10 @@ BEGIN
                       DETAIL = 'Where a job lies follows from the number of slots and the jobs in a slot.',
                       HINT = 'Wait until all jobs have ended, and prune them: retention 0, then jobstate.prune_slots().';
         END IF;
-        fresh.since := (SELECT n.number + 1 FROM jobstate.queue_ring_now() n);
     END IF;
     UPDATE jobstate.queue_ring r
-       SET (slots, slot_jobs, slot_length, since, retention, failed_retention, dead_letter_retention) =
-           (SELECT fresh.slots, fresh.slot_jobs, fresh.slot_length, fresh.since,
+       SET (slots, slot_jobs, slot_length, retention, failed_retention, dead_letter_retention) =
+           (SELECT fresh.slots, fresh.slot_jobs, fresh.slot_length,
                    fresh.retention, fresh.failed_retention, fresh.dead_letter_retention);
     PERFORM jobstate.queue_add_slots();
 END

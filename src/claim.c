@@ -197,7 +197,7 @@ claim_from(Claim *claim)
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	scan.snapshot = GetActiveSnapshot();
-	scan.jobs = jobstate_jobs_open(ACL_SELECT | ACL_UPDATE, jobstate_ring_read());
+	scan.jobs = jobstate_queue_open_jobs(ACL_SELECT | ACL_UPDATE);
 	claim_jobs(claim, &scan);
 	jobstate_jobs_close(scan.jobs);
 	PopActiveSnapshot();

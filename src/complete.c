@@ -272,7 +272,7 @@ jobstate_complete(PG_FUNCTION_ARGS)
 	if (n == 0)
 		return (Datum) 0;
 	CommandCounterIncrement();
-	jobs = jobstate_jobs_open(ACL_SELECT | ACL_UPDATE, jobstate_ring_read());
+	jobs = jobstate_queue_open_jobs(ACL_SELECT | ACL_UPDATE);
 	for (i = 0; i < n; i++)
 	{
 		bool		isnull = false;

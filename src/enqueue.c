@@ -256,7 +256,7 @@ add_jobs(Batch *batch)
 	batch->sequence = jobstate_queue_relation("job_number");
 	batch->id = palloc(sizeof(Datum) * (n + 1));
 	batch->now = GetCurrentTimestamp();
-	batch->jobs = jobstate_jobs_open(ACL_INSERT, jobstate_ring_read());
+	batch->jobs = jobstate_queue_open_jobs(ACL_INSERT);
 	for (i = 0; i < n; i++)
 		if (given(batch, KNOWN, i))
 			batch->id[i] = batch->given[KNOWN].value[i];

@@ -48,16 +48,15 @@ greatest_slot(Relation rel)
 	return DatumGetInt16(bounds->datums[bounds->ndatums - 1][0]);
 }
 
-/* Opens the job table; the rights are the caller's on the whole of it. */
+/* Opens the job table.  How the ring deals numbers is for the caller to add. */
 JobstateJobTable *
-jobstate_jobs_open(AclMode rights, JobstateRing ring)
+jobstate_jobs_open(AclMode rights)
 {
-	JobstateJobTable *jobs = palloc(sizeof(JobstateJobTable));
+	JobstateJobTable *jobs = palloc0(sizeof(JobstateJobTable));
 	Oid			relid = jobstate_queue_relation("job");
 
 	jobstate_rows_check_rights(relid, rights);
 	jobs->rel = table_open(relid, RowExclusiveLock);
-	jobs->ring = ring;
 	jobs->nslots = greatest_slot(jobs->rel) + 1;
 	jobs->part = palloc0(sizeof(JobstateJobPart *) * (jobs->nslots - JOB_SLOT_KEPT));
 	return jobs;

@@ -58,7 +58,6 @@ typedef struct JobstateRing
 {
 	int			slots;
 	int64		slot_jobs;
-	int64		since;			/* the first number that is dealt so */
 } JobstateRing;
 
 /* A partition, open */
@@ -76,12 +75,12 @@ typedef struct JobstateJobTable
 {
 	Relation	rel;
 	JobstateRing ring;
-	int			nslots;			/* of the ring, old ones included */
+	int			nslots;			/* of the ring, unused ones included */
 	JobstateJobPart **part;
 } JobstateJobTable;
 
 extern Oid	jobstate_queue_relation(const char *name);
-extern JobstateJobTable *jobstate_jobs_open(AclMode rights, JobstateRing ring);
+extern JobstateJobTable *jobstate_jobs_open(AclMode rights);
 extern JobstateJobPart *jobstate_jobs_part(JobstateJobTable *jobs, int slot);
 extern void jobstate_jobs_close(JobstateJobTable *jobs);
 extern int	jobstate_job_slot(JobstateRing *ring, int64 position);

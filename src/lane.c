@@ -189,35 +189,25 @@ jobstate_lane_open(JobstateLane *lane, JobstateLaneInfo *info, JobstateLaneScan 
 }
 
 /*
- * The slot to look at next: what was kept is older than what is on the ring, and
- * there the slots come in the order in which their numbers were drawn.  A floor
- * that is further behind than the ring is long says nothing about slots, and
- * neither does one from before the ring was changed.
+ * The slot to look at next, and up to which position: what was kept is older than
+ * what is on the ring, and there each lap of a slot is looked at on its own, since
+ * a slot that was not emptied in time holds several.
  */
 static bool
-next_slot(JobstateLane *lane, JobstateLaneScan *scan, int *slot)
+next_slot(JobstateLane *lane, JobstateLaneScan *scan, int *slot, int64 *end)
 {
 	JobstateRing *ring = &scan->jobs->ring;
-	int64		from = JOB_NUMBER(lane->start);
-	int64		first = from / ring->slot_jobs;
-	int64		last = scan->last / ring->slot_jobs;
-	int			step = ++lane->step;
+	int64		lap = JOB_NUMBER(lane->start) / ring->slot_jobs + lane->step++;
 
-	if (step == 0)
+	if (lane->step == 0)
+	{
 		*slot = JOB_SLOT_KEPT;
-	else if (from >= ring->since && last - first < ring->slots)
-	{
-		if (first + step - 1 > last)
-			return false;
-		*slot = (first + step - 1) % ring->slots;
+		*end = JOB_POSITION(lane->lane + 1, 0);
+		return true;
 	}
-	else
-	{
-		if (step > scan->jobs->nslots)
-			return false;
-		*slot = (last + step) % scan->jobs->nslots;
-	}
-	return true;
+	*slot = lap % ring->slots;
+	*end = JOB_POSITION(lane->lane, (lap + 1) * ring->slot_jobs);
+	return lap * ring->slot_jobs <= scan->last;
 }
 
 static void
@@ -235,10 +225,11 @@ static bool
 begin_part(JobstateLane *lane, JobstateLaneScan *scan)
 {
 	ScanKeyData key[2];
+	int64		end;
 	int			slot;
 
 	end_part(lane);
-	if (!next_slot(lane, scan, &slot))
+	if (!next_slot(lane, scan, &slot, &end))
 		return false;
 	lane->part = jobstate_jobs_part(scan->jobs, slot);
 	lane->slot = table_slot_create(lane->part->writer->rel, NULL);
@@ -247,7 +238,7 @@ begin_part(JobstateLane *lane, JobstateLaneScan *scan)
 	ScanKeyInit(&key[0], 1, BTGreaterEqualStrategyNumber, F_INT8GE,
 				Int64GetDatum(lane->start));
 	ScanKeyInit(&key[1], 1, BTLessStrategyNumber, F_INT8LT,
-				Int64GetDatum(JOB_POSITION(lane->lane + 1, 0)));
+				Int64GetDatum(end));
 	index_rescan(lane->scan, key, 2, NULL, 0);
 	return true;
 }

@@ -2,16 +2,23 @@
  * src/maintain.c
  *
  * The fold starts itself: a flush that finds its segment full starts a dynamic
- * background worker, which needs no preloading and goes away when it is done.
+ * background worker, which needs no preloading.  It stays as long as segments
+ * become full, and goes away after a second in which none did.
  *
- * The backend that began a page beyond the threshold asks, so normally one
- * does per full segment; at most once in a second each.  A worker that cannot
- * be started is not missed: the next full segment asks again, and CALL
- * jobstate.maintain() folds as well.
+ * A worker that is there holds a lock that tells so, so nobody starts a second
+ * one.  Else the backend that began a page beyond the threshold asks; at most
+ * once in a second each.  A worker that cannot be started is not missed: the
+ * next full segment asks again, and CALL jobstate.maintain() folds as well.
+ *
+ * Problem: DROP DATABASE and CREATE DATABASE ... TEMPLATE wait five seconds for
+ * other processes in the database, and then fail.
+ * Solution: nobody writes there any more when they begin to wait, so the worker
+ * finds nothing to do and is gone in time.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/pg_class.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -20,7 +27,9 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/lmgr.h"
 #include "tcop/pquery.h"
+#include "tcop/tcopprot.h"
 #include "tcop/utility.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -44,9 +53,20 @@ PG_FUNCTION_INFO_V1(jobstate_maintain);
 
 PGDLLEXPORT void jobstate_worker_main(Datum main_arg);
 
-/* Full segments that are in use are tried again so often, at this distance */
+/* So often the worker looks whether a segment is full */
+#define NAP_MS		50
+
+/* It leaves when it found nothing to do so many times */
+#define IDLE_NAPS	20
+
+/* And after so many in any case, so that what it has cached goes with it */
+#define MOST_NAPS	1200
+
+/* And so often it looks after the families */
+#define FAMILY_NAPS	20
+
+/* So many passes at most, of a fold or of one step of a family */
 #define ROUNDS		50
-#define ROUND_MS	20
 
 /* A family's maintenance has no more of them */
 #define STEPS		20
@@ -67,6 +87,28 @@ jobstate_maintain_init(void)
 	MarkGUCPrefixReserved("jobstate");
 }
 
+/* The lock of a database's worker: nobody else takes it. */
+static LOCKTAG
+worker_tag(void)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, RelationRelationId,
+					   jobstate_catalog()->recent, 0);
+	return tag;
+}
+
+static bool
+worker_is_there(void)
+{
+	LOCKTAG		tag = worker_tag();
+
+	if (LockAcquire(&tag, ShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return true;
+	LockRelease(&tag, ShareLock, false);
+	return false;
+}
+
 /* Asks for a fold, without waiting for it. */
 void
 jobstate_maintain_wanted(void)
@@ -75,7 +117,8 @@ jobstate_maintain_wanted(void)
 	TimestampTz now = GetCurrentTimestamp();
 	BackgroundWorker worker = {0};
 
-	if (!auto_maintain || !TimestampDifferenceExceeds(asked, now, 1000))
+	if (!auto_maintain || !TimestampDifferenceExceeds(asked, now, 1000) ||
+		worker_is_there())
 		return;
 	asked = now;
 	strlcpy(worker.bgw_name, "jobstate maintain", BGW_MAXLEN);
@@ -106,17 +149,17 @@ end_step(void)
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
 
-/* One pass.  Returns whether full segments may be left, to be tried again. */
+/* One pass over the segments of this size.  Returns whether any was folded. */
 static bool
-fold_once(void)
+fold_once(BlockNumber worth)
 {
 	JobstateFoldResult result = {0};
 
 	begin_step("folding the counter log");
 	if (jobstate_catalog_exists())
-		result = jobstate_fold(JOBSTATE_FOLD_WORTH);
+		result = jobstate_fold(worth);
 	end_step();
-	return result.busy || result.missed > 0;
+	return result.rows > 0;
 }
 
 static void
@@ -132,7 +175,7 @@ settle_all(void)
 	} while (done);
 }
 
-/* The owners of attached tables, kept for the worker's life. */
+/* The owners of attached tables, kept beyond the step. */
 static List *
 owners_of_tables(void)
 {
@@ -190,28 +233,74 @@ maintain_families_as(Oid owner)
 	}
 }
 
-/* The worker: folds what is full, waits a little for what is in use, leaves. */
+static void
+maintain_all_families(void)
+{
+	List	   *owners = owners_of_tables();
+	ListCell   *cell;
+
+	foreach(cell, owners)
+		maintain_families_as(lfirst_oid(cell));
+	list_free(owners);
+}
+
+/* Becomes the database's worker, if there is none; until it exits. */
+static bool
+enter(void)
+{
+	bool		entered = false;
+	LOCKTAG		tag;
+
+	begin_step("folding the counter log");
+	if (jobstate_catalog_exists())
+	{
+		tag = worker_tag();
+		entered = LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+	}
+	end_step();
+	return entered;
+}
+
+static void
+nap(void)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 NAP_MS, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/*
+ * The worker.  What it finds in use it finds again after the next nap.  Before
+ * it leaves it takes what is worth it though not full.
+ */
 void
 jobstate_worker_main(Datum main_arg)
 {
-	ListCell   *cell;
-	int			round;
+	int			naps;
+	int			idle = 0;
 
+	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg),
 											  InvalidOid, 0);
-	for (round = 0; round < ROUNDS && fold_once(); round++)
+	if (!enter())
+		return;
+	for (naps = 0; naps < MOST_NAPS && idle < IDLE_NAPS; naps++)
 	{
-		(void) WaitLatch(MyLatch,
-						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 ROUND_MS, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
+		if (fold_once(JOBSTATE_SEGMENT_FULL))
+		{
+			settle_all();
+			idle = 0;
+		}
+		else
+			idle++;
+		if (naps % FAMILY_NAPS == 0)
+			maintain_all_families();
+		nap();
 	}
+	(void) fold_once(JOBSTATE_FOLD_WORTH);
 	settle_all();
-	foreach(cell, owners_of_tables())
-		maintain_families_as(lfirst_oid(cell));
-	(void) fold_once();
 }
 
 /* The end of a step of maintain(), where the caller lets us commit. */

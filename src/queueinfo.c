@@ -29,13 +29,13 @@ typedef struct Settings
 
 /* Begins a scan of the rows whose key begins with the queue's name. */
 static void
-begin(Settings *settings, const char *table, text *queue)
+begin(Settings *settings, const char *table, text *queue, Snapshot snapshot)
 {
 	ScanKeyData key;
 
 	settings->rel = table_open(jobstate_queue_relation(table), AccessShareLock);
 	settings->pkey = index_open(jobstate_primary_key(settings->rel), AccessShareLock);
-	settings->snapshot = RegisterSnapshot(GetTransactionSnapshot());
+	settings->snapshot = RegisterSnapshot(snapshot);
 	settings->row = table_slot_create(settings->rel, NULL);
 	settings->scan = jobstate_index_beginscan(settings->rel, settings->pkey,
 											  settings->snapshot, queue ? 1 : 0);
@@ -88,7 +88,7 @@ read_lanes(text *queue, JobstateQueueInfo *info)
 
 	info->nlanes = 0;
 	info->lane = palloc(sizeof(JobstateLaneInfo) * space);
-	begin(&lanes, "queue_lane", queue);
+	begin(&lanes, "queue_lane", queue, GetTransactionSnapshot());
 	while (next(&lanes))
 	{
 		JobstateLaneInfo *lane;
@@ -112,7 +112,7 @@ jobstate_queue_read(text *queue, JobstateQueueInfo *info)
 	bool		found;
 	bool		isnull;
 
-	begin(&queues, "queue", queue);
+	begin(&queues, "queue", queue, GetTransactionSnapshot());
 	found = next(&queues);
 	if (found)
 	{
@@ -131,19 +131,32 @@ jobstate_queue_read(text *queue, JobstateQueueInfo *info)
 	return found;
 }
 
-JobstateRing
-jobstate_ring_read(void)
+/*
+ * The ring, for who has the job table open: then its size stays what it is, and
+ * the newest snapshot tells it also to a transaction that began before a change.
+ */
+static JobstateRing
+read_ring(void)
 {
 	JobstateRing ring = {0};
 	Settings	settings;
 	bool		isnull;
 
-	begin(&settings, "queue_ring", NULL);
+	begin(&settings, "queue_ring", NULL, GetLatestSnapshot());
 	if (!next(&settings))
 		jobstate_error_no_family("queue", "queue_ring");
 	ring.slots = DatumGetInt16(value(&settings, "slots", &isnull));
 	ring.slot_jobs = DatumGetInt64(value(&settings, "slot_jobs", &isnull));
-	ring.since = DatumGetInt64(value(&settings, "since", &isnull));
 	end(&settings);
 	return ring;
+}
+
+/* Opens the job table; the rights are the caller's on the whole of it. */
+JobstateJobTable *
+jobstate_queue_open_jobs(AclMode rights)
+{
+	JobstateJobTable *jobs = jobstate_jobs_open(rights);
+
+	jobs->ring = read_ring();
+	return jobs;
 }

@@ -33,6 +33,6 @@ typedef struct JobstateQueueInfo
 } JobstateQueueInfo;
 
 extern bool jobstate_queue_read(text *queue, JobstateQueueInfo *info);
-extern JobstateRing jobstate_ring_read(void);
+extern JobstateJobTable *jobstate_queue_open_jobs(AclMode rights);
 
 #endif							/* JOBSTATE_QUEUEINFO_H */
