@@ -2,6 +2,9 @@
 --
 -- Anybody may call these at any time, as often as they like: they pass over what
 -- others have locked, and find nothing to do where others were faster.
+--
+-- A plan without sequential scans looks so expensive where a small table has to be
+-- read that the server would compile it, which takes longer than all the rest.
 
 -- queue_look_again: is an error that a job was moved to another partition while we
 -- waited for it, and is looking again worth it?  Under READ COMMITTED each look has
@@ -22,6 +25,7 @@ RETURNS bigint[]
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
+SET jit = off
 AS $$
 #variable_conflict use_column
 BEGIN
@@ -56,6 +60,7 @@ RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
+SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -151,6 +156,7 @@ RETURNS bigint[]
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
+SET jit = off
 AS $$
 BEGIN
     LOOP
@@ -186,6 +192,7 @@ RETURNS bigint[]
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
+SET jit = off
 AS $$
 DECLARE
     at CONSTANT timestamptz := clock_timestamp();
@@ -224,6 +231,7 @@ RETURNS TABLE (id bigint, outcome text)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
+SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -252,6 +260,7 @@ RETURNS TABLE (id bigint, outcome text)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
+SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE

@@ -72,6 +72,14 @@ BEGIN
            (SELECT fresh.slots, fresh.slot_jobs, fresh.slot_length,
                    fresh.retention, fresh.failed_retention, fresh.dead_letter_retention);
     PERFORM jobstate.queue_add_slots();
+EXCEPTION
+    WHEN check_violation OR not_null_violation OR data_exception THEN
+        IF SQLSTATE IN ('22004', '22023') THEN
+            RAISE;
+        END IF;
+        RAISE EXCEPTION 'the settings for the ring are not valid'
+            USING ERRCODE = 'invalid_parameter_value', DETAIL = SQLERRM || '.',
+                  HINT = 'There are 3 to 1024 slots; sizes and the slot''s length are above zero, retentions are not negative.';
 END
 $$;
 COMMENT ON FUNCTION jobstate.queue_ring_define(jsonb)
@@ -226,6 +234,7 @@ CREATE FUNCTION jobstate.prune_slots(max_slots integer DEFAULT 1)
 RETURNS TABLE (slot smallint, carried bigint, rolled_up bigint)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET jit = off
 AS $$
 #variable_conflict use_variable
 DECLARE

@@ -10,6 +10,7 @@ RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
+SET jit = off
 AS $$
 DECLARE
     few CONSTANT integer := 16;
@@ -104,6 +105,7 @@ CREATE FUNCTION jobstate.maintain_queue(step integer)
 RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET jit = off
 AS $$
 DECLARE
     many CONSTANT integer := 1000;
