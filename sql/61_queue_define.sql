@@ -1,5 +1,25 @@
 -- queue: settings, lanes, and where a job is ----------------------------------------
 
+-- queue_require_name: refuses a queue without a name.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.queue_require_name(queue text)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM jobstate.require_argument('queue', queue);
+    IF queue = '' THEN
+        RAISE EXCEPTION 'argument "queue" must not be empty'
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = 'A queue is known by its name.',
+                  HINT = 'Give the queue a name; it comes to be with its first job.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_require_name(text)
+    IS 'internal: raises 22004 or 22023 for a queue without a name';
+
 -- queue_define: makes a queue, or changes some of its settings.
 -- Writes: queue.  Locks: the queue's row.
 CREATE FUNCTION jobstate.queue_define(queue text, settings jsonb DEFAULT '{}')
@@ -13,7 +33,7 @@ DECLARE
     known CONSTANT text[] := '{shards,lease,max_attempts,backoff,aging,max_running,max_running_per_key,dead_letters,notify}';
     unknown text;
 BEGIN
-    PERFORM jobstate.require_argument('queue', name);
+    PERFORM jobstate.queue_require_name(name);
     PERFORM jobstate.require_argument('settings', settings);
     SELECT min(k) INTO unknown FROM jsonb_object_keys(settings) k WHERE k <> ALL (known);
     IF unknown IS NOT NULL THEN
@@ -54,7 +74,7 @@ AS $$
 DECLARE
     name ALIAS FOR queue;
 BEGIN
-    PERFORM jobstate.require_argument('queue', name);
+    PERFORM jobstate.queue_require_name(name);
     INSERT INTO jobstate.queue (queue) VALUES (name) ON CONFLICT DO NOTHING;
     UPDATE jobstate.queue q
        SET paused_at = CASE WHEN pauses THEN clock_timestamp() END

@@ -127,14 +127,10 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM jobstate.require_argument('queue', queue);
+    PERFORM jobstate.queue_require_name(queue);
     PERFORM jobstate.require_argument('kind', kind);
     PERFORM jobstate.require_argument('payload', payload);
     PERFORM jobstate.require_argument('priority', priority);
-    IF queue = '' THEN
-        RAISE EXCEPTION 'argument "queue" must not be empty'
-            USING ERRCODE = 'invalid_parameter_value';
-    END IF;
     IF priority NOT BETWEEN 1 AND 4 THEN
         RAISE EXCEPTION 'priority % does not exist', priority
             USING ERRCODE = 'invalid_parameter_value',
@@ -142,6 +138,12 @@ BEGIN
                   HINT = 'Priorities are 1 (most urgent) to 4; 2 is the usual one.';
     END IF;
     PERFORM jobstate.require_positive('max_attempts', coalesce(max_attempts, 1) > 0);
+    IF max_attempts > 32767 THEN
+        RAISE EXCEPTION 'argument "max_attempts" is too large'
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = format('It is %s.', max_attempts),
+                  HINT = 'A job has 32767 attempts at most; snooze() gives an attempt back.';
+    END IF;
     PERFORM jobstate.require_positive('timeout', coalesce(timeout, '1 s') > '0');
 END
 $$;
@@ -177,7 +179,7 @@ DECLARE
     ids bigint[];
 BEGIN
     IF ($1 <> '' AND $2 IS NOT NULL AND $3 IS NOT NULL AND $4 BETWEEN 1 AND 4
-        AND coalesce($8, 1) > 0 AND coalesce($11, '1 s') > '0') IS NOT TRUE THEN
+        AND coalesce($8, 1) BETWEEN 1 AND 32767 AND coalesce($11, '1 s') > '0') IS NOT TRUE THEN
         PERFORM jobstate.enqueue_check($1, $2, $3, $4, $8, $11);
     END IF;
     IF $6 IS NOT NULL THEN

@@ -233,7 +233,7 @@ BEGIN
             PERFORM jobstate.queue_bury(ARRAY[id], ARRAY[history]);
         ELSE
             PERFORM jobstate.queue_put_back(job.slot, job."position", outcome, history,
-                clock_timestamp() + job.delay, job.attempt - CASE WHEN job.error IS NULL THEN 1 ELSE 0 END);
+                clock_timestamp() + job.delay, job.attempt - (job.error IS NULL AND outcome = 'deferred')::integer);
         END IF;
         RETURN NEXT;
     END LOOP;
