@@ -162,9 +162,6 @@ claim_jobs(Claim *claim, JobstateLaneScan *scan)
 	JobstateLane *lane;
 	int			i;
 
-	claim->lane = palloc0(sizeof(JobstateLane) * claim->info.nlanes);
-	for (i = 0; i < claim->info.nlanes; i++)
-		jobstate_lane_open(&claim->lane[i], &claim->info.lane[i], scan);
 	while (wants_more(claim) && (lane = most_urgent(claim, scan)) != NULL)
 	{
 		do
@@ -177,12 +174,26 @@ claim_jobs(Claim *claim, JobstateLaneScan *scan)
 		jobstate_lane_close(&claim->lane[i], scan);
 }
 
+/* The number that was drawn last, 0 if there was none. */
+static int64
+last_number(void)
+{
+	LOCAL_FCINFO(fcinfo, 1);
+	Datum		number;
+
+	InitFunctionCallInfoData(*fcinfo, NULL, 1, InvalidOid, NULL, NULL);
+	fcinfo->args[0].value = ObjectIdGetDatum(jobstate_queue_relation("job_number"));
+	fcinfo->args[0].isnull = false;
+	number = pg_sequence_last_value(fcinfo);
+	return fcinfo->isnull ? 0 : DatumGetInt64(number);
+}
+
 /* Claims from the queue, which is not paused. */
 static void
 claim_from(Claim *claim)
 {
 	JobstateLaneScan scan;
-	Oid			sequence = jobstate_queue_relation("job_number");
+	int			i;
 
 	if (!pg_strong_random(&claim->token, sizeof(claim->token)))
 		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR),
@@ -191,13 +202,16 @@ claim_from(Claim *claim)
 
 	if (claim->info.limited)
 		claim->limits = jobstate_limits_read(claim->queue);
-	scan.last = DatumGetInt64(DirectFunctionCall1(pg_sequence_last_value,
-												  ObjectIdGetDatum(sequence)));
-	scan.horizon = U64FromFullTransactionId(ReadNextFullTransactionId());
 	CommandCounterIncrement();
+	scan.last = last_number();
+	scan.horizon = U64FromFullTransactionId(ReadNextFullTransactionId());
+	scan.jobs = jobstate_queue_open_jobs(ACL_SELECT | ACL_UPDATE);
+	claim->lane = palloc0(sizeof(JobstateLane) * claim->info.nlanes);
+	for (i = 0; i < claim->info.nlanes; i++)
+		jobstate_lane_open(&claim->lane[i], &claim->info.lane[i], &scan);
+	scan.jobs->late = true;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	scan.snapshot = GetActiveSnapshot();
-	scan.jobs = jobstate_queue_open_jobs(ACL_SELECT | ACL_UPDATE);
 	claim_jobs(claim, &scan);
 	jobstate_jobs_close(scan.jobs);
 	PopActiveSnapshot();

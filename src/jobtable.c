@@ -106,6 +106,7 @@ jobstate_jobs_part(JobstateJobTable *jobs, int slot)
 	if (*place != NULL)
 		return *place;
 	part = palloc(sizeof(JobstateJobPart));
+	part->late = jobs->late;
 	part->writer = jobstate_row_writer_open(partition_of(jobs, slot),
 											RelationGetRelid(jobs->rel));
 	rel = part->writer->rel;

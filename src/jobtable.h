@@ -66,6 +66,7 @@ typedef struct JobstateJobPart
 	JobstateRowWriter *writer;
 	Relation	pkey;
 	AttrNumber	attno[JOB_COLUMNS];
+	bool		late;			/* opened when the snapshot had been taken */
 	TupleTableSlot *old;
 	TupleTableSlot *new;
 } JobstateJobPart;
@@ -76,6 +77,7 @@ typedef struct JobstateJobTable
 	Relation	rel;
 	JobstateRing ring;
 	int			nslots;			/* of the ring, unused ones included */
+	bool		late;			/* is what is opened from now on */
 	JobstateJobPart **part;
 } JobstateJobTable;
 

@@ -13,7 +13,10 @@
  * A later scan, whose snapshot sees all those transactions ended, still finds
  * nothing available below P: then P is a floor for ever.
  * A scan also sees what its own transaction has done, so a floor counts only
- * once that transaction has committed.
+ * once that transaction has committed.  And it misses jobs that were carried out
+ * of a slot which was emptied since its snapshot: then it teaches nothing.  The
+ * partitions where it will most likely look are opened before the snapshot is
+ * taken, and nobody empties them then.
  *
  * Each backend keeps its floors, and publishes one now and then for backends
  * that are new: jobstate.queue_window is only appended to, so nobody waits for
@@ -36,6 +39,7 @@
 #include "catalog.h"
 #include "compat.h"
 #include "lane.h"
+#include "recount.h"
 
 /* Publish a floor after passing over this many rows in vain */
 #define PASSED_ENOUGH		1000
@@ -145,8 +149,9 @@ column(TupleTableSlot *slot, int attno)
 
 /* The lane's row with the greatest ceiling */
 static void
-read_window(JobstateLane *lane, Snapshot snapshot)
+read_window(JobstateLane *lane)
 {
+	Snapshot	snapshot = RegisterSnapshot(GetTransactionSnapshot());
 	Relation	rel = table_open(jobstate_queue_relation("queue_window"), AccessShareLock);
 	Relation	index = index_open(jobstate_queue_relation("queue_window_lane"),
 								   AccessShareLock);
@@ -164,12 +169,19 @@ read_window(JobstateLane *lane, Snapshot snapshot)
 		lane->settled = column(slot, 4);
 	}
 	index_endscan(scan);
+	UnregisterSnapshot(snapshot);
 	ExecDropSingleTupleTableSlot(slot);
 	index_close(index, AccessShareLock);
 	table_close(rel, AccessShareLock);
 }
 
-/* Begins a scan of the lane. */
+static void
+open_slot_of(JobstateJobTable *jobs, int64 number)
+{
+	(void) jobstate_jobs_part(jobs, jobstate_job_slot(&jobs->ring, number));
+}
+
+/* Where a scan of the lane is to begin.  The snapshot is for later. */
 void
 jobstate_lane_open(JobstateLane *lane, JobstateLaneInfo *info, JobstateLaneScan *scan)
 {
@@ -177,15 +189,19 @@ jobstate_lane_open(JobstateLane *lane, JobstateLaneInfo *info, JobstateLaneScan 
 
 	lane->lane = info->lane;
 	lane->priority = info->priority;
-	read_window(lane, scan->snapshot);
+	read_window(lane);
 	if (lane->ceiling < known->ceiling)
 		known->floor = known->pending = known->ncandidates = 0;	/* begun anew */
 	lane->start = Max(lane->floor, known->floor);
 	lane->step = -1;
 	lane->part = NULL;
 	lane->slot = NULL;
-	lane->exhausted = false;
+	lane->exhausted = lane->unsure = false;
 	lane->first = lane->passed = lane->claimed = 0;
+
+	(void) jobstate_jobs_part(scan->jobs, JOB_SLOT_KEPT);
+	open_slot_of(scan->jobs, lane->start);
+	open_slot_of(scan->jobs, scan->last);
 }
 
 /*
@@ -232,6 +248,8 @@ begin_part(JobstateLane *lane, JobstateLaneScan *scan)
 	if (!next_slot(lane, scan, &slot, &end))
 		return false;
 	lane->part = jobstate_jobs_part(scan->jobs, slot);
+	if (lane->part->late || IsolationUsesXactSnapshot())
+		lane->unsure |= jobstate_file_is_newer(lane->part->writer->rel, scan->snapshot);
 	lane->slot = table_slot_create(lane->part->writer->rel, NULL);
 	lane->scan = jobstate_index_beginscan(lane->part->writer->rel, lane->part->pkey,
 										  scan->snapshot, 2);
@@ -311,9 +329,10 @@ learn_floor(JobstateLane *lane, JobstateLaneScan *scan, KnownLane *known)
 {
 	int64		first = lane->first;
 
-	if (first == 0 && lane->exhausted)
+	/* who drew a later number need not have had a lower id than horizon */
+	if (first > JOB_POSITION(lane->lane, scan->last) || (first == 0 && lane->exhausted))
 		first = JOB_POSITION(lane->lane, scan->last + 1);
-	if (first == 0)
+	if (first == 0 || lane->unsure)
 		return;
 	known->ceiling = lane->ceiling;
 	known->passed += lane->passed;

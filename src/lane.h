@@ -14,9 +14,9 @@
 typedef struct JobstateLaneScan
 {
 	JobstateJobTable *jobs;
-	Snapshot	snapshot;
-	int64		last;			/* number drawn last, before the snapshot */
-	uint64		horizon;		/* whoever drew it has a lower xid */
+	int64		last;			/* number drawn last */
+	uint64		horizon;		/* whoever drew it, or before, has a lower xid */
+	Snapshot	snapshot;		/* taken after that */
 } JobstateLaneScan;
 
 /* A lane while it is being claimed from */
@@ -37,6 +37,7 @@ typedef struct JobstateLane
 	IndexScanDesc scan;
 	TupleTableSlot *slot;		/* an available job */
 	bool		exhausted;
+	bool		unsure;			/* jobs may have escaped the snapshot */
 	int64		first;			/* first position seen available, or 0 */
 	int64		passed;			/* rows that were not available */
 	int64		claimed;		/* greatest position claimed, or 0 */

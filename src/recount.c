@@ -240,3 +240,14 @@ jobstate_was_rewritten(Oid relid, Snapshot snapshot)
 	table_close(pg_class, AccessShareLock);
 	return rewritten;
 }
+
+/* The same for a table that is open, as it is, without its partitions */
+bool
+jobstate_file_is_newer(Relation rel, Snapshot snapshot)
+{
+	Relation	pg_class = table_open(RelationRelationId, AccessShareLock);
+	Oid			then = file_in_snapshot(pg_class, RelationGetRelid(rel), snapshot);
+
+	table_close(pg_class, AccessShareLock);
+	return then != rel->rd_rel->relfilenode;
+}

@@ -37,5 +37,6 @@ extern int64 jobstate_recount(JobstateAttachment *attachment, Oid relid,
 							  JobstateFilter *filter, Snapshot snapshot,
 							  JobstateSums *sums);
 extern bool jobstate_was_rewritten(Oid relid, Snapshot snapshot);
+extern bool jobstate_file_is_newer(Relation rel, Snapshot snapshot);
 
 #endif							/* JOBSTATE_RECOUNT_H */
