@@ -69,7 +69,7 @@ BEGIN
     FOR wish IN
         SELECT DISTINCT ON (w.unique_key COLLATE "C") w.unique_key, w.id
           FROM unnest($2, $3) WITH ORDINALITY w (unique_key, id, ord)
-         WHERE w.unique_key <> ALL (new_keys)
+         WHERE w.unique_key IS NOT NULL AND w.unique_key <> ALL (new_keys)
          ORDER BY w.unique_key COLLATE "C", w.ord
     LOOP
         INSERT INTO jobstate.unique_job AS u (queue, unique_key, id, states)
