@@ -51,7 +51,7 @@ static int64
 urgency(Claim *claim, JobstateLane *lane)
 {
 	bool		isnull;
-	TimestampTz since = DatumGetTimestampTz(jobstate_job_value(lane->part, lane->slot,
+	TimestampTz since = DatumGetTimestampTz(jobstate_job_value(lane->head->part, lane->head->slot,
 															   JOB_RUN_AT, &isnull));
 
 	return lane->priority - (claim->now - since) / claim->info.aging;
@@ -74,7 +74,7 @@ most_urgent(Claim *claim, JobstateLaneScan *scan)
 		int64		urgent;
 
 		if (lane->exhausted ||
-			(lane->slot == NULL && !jobstate_lane_next(lane, scan)))
+			(lane->head == NULL && !jobstate_lane_next(lane, scan)))
 			continue;
 		urgent = claim->info.nlanes == 1 ? 0 : urgency(claim, lane);
 		if (best == NULL || urgent < least)
@@ -108,23 +108,22 @@ return_job(Claim *claim, JobstateJobPart *part)
 static void
 take_job(Claim *claim, JobstateLane *lane, Snapshot snapshot)
 {
-	JobstateJobPart *part = lane->part;
+	JobstateJobPart *part = lane->head->part;
+	TupleTableSlot *slot = lane->head->slot;
 	bool		isnull;
-	int16		attempt = DatumGetInt16(jobstate_job_value(part, lane->slot,
+	int16		attempt = DatumGetInt16(jobstate_job_value(part, slot,
 														   JOB_ATTEMPT, &isnull));
-	int64		position = DatumGetInt64(jobstate_job_value(part, lane->slot,
-															JOB_POSITION_COLUMN, &isnull));
 
-	jobstate_job_copy(part, lane->slot);
+	jobstate_job_copy(part, slot);
 	jobstate_job_set(part, JOB_STATE_ID, Int16GetDatum(JOB_RUNNING));
 	jobstate_job_set(part, JOB_ATTEMPT, Int16GetDatum(attempt + 1));
 	jobstate_job_set(part, JOB_TOKEN, Int64GetDatum(claim->token));
 	jobstate_job_set(part, JOB_CLAIMED_AT, TimestampTzGetDatum(claim->now));
 	jobstate_job_set(part, JOB_LEASE_UNTIL, TimestampTzGetDatum(claim->lease_until));
 	jobstate_job_set(part, JOB_WORKER, claim->worker);
-	if (jobstate_row_update(part->writer, lane->slot, part->new, snapshot, false) != TM_Ok)
+	if (jobstate_row_update(part->writer, slot, part->new, snapshot, false) != TM_Ok)
 		return;
-	lane->claimed = Max(lane->claimed, position);
+	lane->claimed = Max(lane->claimed, lane->head->position);
 	return_job(claim, part);
 }
 
@@ -141,7 +140,7 @@ take_if_allowed(Claim *claim, JobstateLane *lane, Snapshot snapshot)
 		take_job(claim, lane, snapshot);
 		return;
 	}
-	key = jobstate_job_value(lane->part, lane->slot, JOB_LIMIT_KEY, &isnull);
+	key = jobstate_job_value(lane->head->part, lane->head->slot, JOB_LIMIT_KEY, &isnull);
 	if (!jobstate_limits_allow(claim->limits, key, isnull))
 		return;
 	take_job(claim, lane, snapshot);

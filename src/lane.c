@@ -193,9 +193,10 @@ jobstate_lane_open(JobstateLane *lane, JobstateLaneInfo *info, JobstateLaneScan 
 	if (lane->ceiling < known->ceiling)
 		known->floor = known->pending = known->ncandidates = 0;	/* begun anew */
 	lane->start = Max(lane->floor, known->floor);
-	lane->step = -1;
-	lane->part = NULL;
-	lane->slot = NULL;
+	lane->lap = JOB_NUMBER(lane->start) / scan->jobs->ring.slot_jobs;
+	memset(&lane->kept, 0, sizeof(lane->kept));
+	memset(&lane->ring, 0, sizeof(lane->ring));
+	lane->head = NULL;
 	lane->exhausted = lane->unsure = false;
 	lane->first = lane->passed = lane->claimed = 0;
 
@@ -204,90 +205,108 @@ jobstate_lane_open(JobstateLane *lane, JobstateLaneInfo *info, JobstateLaneScan 
 	open_slot_of(scan->jobs, scan->last);
 }
 
-/*
- * The slot to look at next, and up to which position: what was kept is older than
- * what is on the ring, and there each lap of a slot is looked at on its own, since
- * a slot that was not emptied in time holds several.
- */
-static bool
-next_slot(JobstateLane *lane, JobstateLaneScan *scan, int *slot, int64 *end)
-{
-	JobstateRing *ring = &scan->jobs->ring;
-	int64		lap = JOB_NUMBER(lane->start) / ring->slot_jobs + lane->step++;
-
-	if (lane->step == 0)
-	{
-		*slot = JOB_SLOT_KEPT;
-		*end = JOB_POSITION(lane->lane + 1, 0);
-		return true;
-	}
-	*slot = lap % ring->slots;
-	*end = JOB_POSITION(lane->lane, (lap + 1) * ring->slot_jobs);
-	return lap * ring->slot_jobs <= scan->last;
-}
-
 static void
-end_part(JobstateLane *lane)
+cursor_end(JobstateLaneCursor *cursor)
 {
-	if (lane->part == NULL)
+	if (cursor->part == NULL)
 		return;
-	index_endscan(lane->scan);
-	ExecDropSingleTupleTableSlot(lane->slot);
-	lane->slot = NULL;
-	lane->part = NULL;
+	index_endscan(cursor->scan);
+	ExecDropSingleTupleTableSlot(cursor->slot);
+	cursor->part = NULL;
 }
 
-static bool
-begin_part(JobstateLane *lane, JobstateLaneScan *scan)
+/* Begins to look at the lane's jobs in a slot, up to a position. */
+static void
+cursor_begin(JobstateLaneCursor *cursor, JobstateLane *lane, JobstateLaneScan *scan,
+			 int slot, int64 end)
 {
 	ScanKeyData key[2];
-	int64		end;
-	int			slot;
+	Relation	rel;
 
-	end_part(lane);
-	if (!next_slot(lane, scan, &slot, &end))
-		return false;
-	lane->part = jobstate_jobs_part(scan->jobs, slot);
-	if (lane->part->late || IsolationUsesXactSnapshot())
-		lane->unsure |= jobstate_file_is_newer(lane->part->writer->rel, scan->snapshot);
-	lane->slot = table_slot_create(lane->part->writer->rel, NULL);
-	lane->scan = jobstate_index_beginscan(lane->part->writer->rel, lane->part->pkey,
-										  scan->snapshot, 2);
+	cursor->part = jobstate_jobs_part(scan->jobs, slot);
+	rel = cursor->part->writer->rel;
+	if (cursor->part->late || IsolationUsesXactSnapshot())
+		lane->unsure |= jobstate_file_is_newer(rel, scan->snapshot);
+	cursor->slot = table_slot_create(rel, NULL);
+	cursor->scan = jobstate_index_beginscan(rel, cursor->part->pkey, scan->snapshot, 2);
 	ScanKeyInit(&key[0], 1, BTGreaterEqualStrategyNumber, F_INT8GE,
 				Int64GetDatum(lane->start));
-	ScanKeyInit(&key[1], 1, BTLessStrategyNumber, F_INT8LT,
-				Int64GetDatum(end));
-	index_rescan(lane->scan, key, 2, NULL, 0);
-	return true;
+	ScanKeyInit(&key[1], 1, BTLessStrategyNumber, F_INT8LT, Int64GetDatum(end));
+	index_rescan(cursor->scan, key, 2, NULL, 0);
 }
 
-/* Steps to the lane's next available job: its row is in lane->slot then. */
-bool
-jobstate_lane_next(JobstateLane *lane, JobstateLaneScan *scan)
+/* Steps to the next available job.  False: there is none, and the cursor ends. */
+static bool
+cursor_next(JobstateLaneCursor *cursor, JobstateLane *lane)
 {
 	bool		isnull;
 
-	for (;;)
+	while (index_getnext_slot(cursor->scan, ForwardScanDirection, cursor->slot))
 	{
-		if (lane->part == NULL || !index_getnext_slot(lane->scan, ForwardScanDirection, lane->slot))
-		{
-			if (!begin_part(lane, scan))
-				break;
-			continue;
-		}
-		if (DatumGetInt16(jobstate_job_value(lane->part, lane->slot, JOB_STATE_ID,
+		if (DatumGetInt16(jobstate_job_value(cursor->part, cursor->slot, JOB_STATE_ID,
 											 &isnull)) == JOB_AVAILABLE)
 		{
-			if (lane->first == 0)
-				lane->first = DatumGetInt64(jobstate_job_value(lane->part, lane->slot,
-															   JOB_POSITION_COLUMN, &isnull));
+			cursor->position = DatumGetInt64(jobstate_job_value(cursor->part, cursor->slot,
+																JOB_POSITION_COLUMN, &isnull));
 			return true;
 		}
 		lane->passed++;
 		CHECK_FOR_INTERRUPTS();
 	}
-	lane->exhausted = true;
+	cursor_end(cursor);
 	return false;
+}
+
+/*
+ * Steps to the next job on the ring.  A slot that was not emptied in time holds
+ * several laps, so each lap of a slot is looked at on its own.
+ */
+static void
+ring_next(JobstateLane *lane, JobstateLaneScan *scan)
+{
+	JobstateRing *ring = &scan->jobs->ring;
+
+	if (lane->ring.part != NULL && cursor_next(&lane->ring, lane))
+		return;
+	while (lane->lap * ring->slot_jobs <= scan->last)
+	{
+		int64		lap = lane->lap++;
+
+		cursor_begin(&lane->ring, lane, scan, lap % ring->slots,
+					 JOB_POSITION(lane->lane, (lap + 1) * ring->slot_jobs));
+		if (cursor_next(&lane->ring, lane))
+			return;
+	}
+}
+
+/* Steps to the lane's next available job, on the ring or among what was kept. */
+bool
+jobstate_lane_next(JobstateLane *lane, JobstateLaneScan *scan)
+{
+	if (lane->head == NULL)
+	{
+		cursor_begin(&lane->kept, lane, scan, JOB_SLOT_KEPT,
+					 JOB_POSITION(lane->lane + 1, 0));
+		(void) cursor_next(&lane->kept, lane);
+		ring_next(lane, scan);
+	}
+	else if (lane->head == &lane->kept)
+		(void) cursor_next(&lane->kept, lane);
+	else
+		ring_next(lane, scan);
+
+	if (lane->kept.part == NULL && lane->ring.part == NULL)
+	{
+		lane->exhausted = true;
+		return false;
+	}
+	lane->head = &lane->ring;
+	if (lane->ring.part == NULL ||
+		(lane->kept.part != NULL && lane->kept.position < lane->ring.position))
+		lane->head = &lane->kept;
+	if (lane->first == 0)
+		lane->first = lane->head->position;
+	return true;
 }
 
 /* The oldest transaction id that the snapshot sees running, with its epoch */
@@ -373,7 +392,8 @@ jobstate_lane_close(JobstateLane *lane, JobstateLaneScan *scan)
 	KnownLane  *known = known_lane(lane->lane);
 	int64		floor;
 
-	end_part(lane);
+	cursor_end(&lane->kept);
+	cursor_end(&lane->ring);
 	learn_floor(lane, scan, known);
 	floor = Max(lane->floor, known->floor);
 	if (lane->claimed >= lane->ceiling)

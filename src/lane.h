@@ -19,6 +19,15 @@ typedef struct JobstateLaneScan
 	Snapshot	snapshot;		/* taken after that */
 } JobstateLaneScan;
 
+/* Available jobs of one part of a lane, in order */
+typedef struct JobstateLaneCursor
+{
+	JobstateJobPart *part;		/* NULL: at its end */
+	IndexScanDesc scan;
+	TupleTableSlot *slot;
+	int64		position;		/* of the job in the slot */
+} JobstateLaneCursor;
+
 /* A lane while it is being claimed from */
 typedef struct JobstateLane
 {
@@ -32,10 +41,10 @@ typedef struct JobstateLane
 
 	/* the scan */
 	int64		start;			/* first position looked at */
-	int			step;			/* which of the partitions */
-	JobstateJobPart *part;		/* NULL: between two */
-	IndexScanDesc scan;
-	TupleTableSlot *slot;		/* an available job */
+	int64		lap;			/* of the ring */
+	JobstateLaneCursor kept;
+	JobstateLaneCursor ring;
+	JobstateLaneCursor *head;	/* has the next job; NULL: not begun, or */
 	bool		exhausted;
 	bool		unsure;			/* jobs may have escaped the snapshot */
 	int64		first;			/* first position seen available, or 0 */
