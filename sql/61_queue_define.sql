@@ -103,7 +103,7 @@ COMMENT ON FUNCTION jobstate.resume(text)
 
 -- queue_add_lanes: makes sure that the queue exists, and with it the lanes of these
 -- priorities.  Only reads where they do.
--- Writes: queue, queue_lane.  Locks nothing that stays.
+-- Writes: queue, queue_lane.  Locks: whoever makes the same waits until commit.
 CREATE FUNCTION jobstate.queue_add_lanes(queue text, priorities integer[])
 RETURNS void
 LANGUAGE plpgsql
@@ -133,7 +133,7 @@ COMMENT ON FUNCTION jobstate.queue_add_lanes(text, integer[])
 
 -- queue_lane_of: the number of a lane, which is made if need be.  Without a shard,
 -- any one of the queue's.
--- Writes: queue, queue_lane.  Locks nothing that stays.
+-- Writes: queue, queue_lane, as queue_add_lanes() does.  Locks nothing more.
 CREATE FUNCTION jobstate.queue_lane_of(queue text, priority integer, shard integer DEFAULT NULL)
 RETURNS smallint
 LANGUAGE plpgsql

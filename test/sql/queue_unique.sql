@@ -29,7 +29,7 @@ SELECT id <> :later AS new, duplicate FROM jobstate.enqueue('test', 'k', unique_
 SELECT id AS moved FROM jobstate.enqueue('test moved', 'k', unique_key => 'm') \gset
 SELECT token AS t FROM jobstate.claim('test moved', 'w') \gset
 SELECT jobstate.fail(:moved, :t, 'once', '0 s');
-SELECT count(*) FROM jobstate.promote('test moved');
+SELECT jobstate.promote('test moved');
 SELECT id = :moved AS same_id, position <> id AS moved, state_id FROM jobstate.job WHERE queue = 'test moved';
 SELECT id = :moved AS same, duplicate FROM jobstate.enqueue('test moved', 'k', unique_key => 'm');
 
