@@ -11,8 +11,8 @@ pgPool.on('error', end).on('connect', client => client.on('error', end))
 const quiet = new Logger(() => () => {})
 const utils = await makeWorkerUtils({ pgPool, logger: quiet })
 
-// Its best settings found here, whatever the batch of addJobs: it locks jobs ahead and completes together what has ended
-// meanwhile.  For latency neither.
+// Its batching, whatever the batch of addJobs: it locks jobs ahead and completes together what has ended meanwhile.
+// Other sizes (100) and concurrencies (4, 24) were tried and could not be told apart.  For latency no batching.
 const batching = { localQueue: { size: 500 }, completeJobBatchDelay: 0 }
 const runner = (worker, task) => run({
   pgPool, concurrency: 8, noHandleSignals: true, logger: quiet, taskList: { noop: task }, preset: { worker }
