@@ -18,7 +18,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/pg_class.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -71,6 +70,9 @@ PGDLLEXPORT void jobstate_worker_main(Datum main_arg);
 /* A family's maintenance has no more of them */
 #define STEPS		20
 
+/* SQL has 1 and 2 */
+#define WORKER_LOCK_CLASS	74
+
 /* How long maintain() waits for writers of a table that it counts */
 #define RECOUNT_PATIENCE	"1s"
 
@@ -87,14 +89,17 @@ jobstate_maintain_init(void)
 	MarkGUCPrefixReserved("jobstate");
 }
 
-/* The lock of a database's worker: nobody else takes it. */
+/*
+ * The lock of a database's worker.  It is of the advisory kind because only
+ * such a lock goes with its process, and of a class that SQL cannot reach.
+ */
 static LOCKTAG
 worker_tag(void)
 {
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, RelationRelationId,
-					   jobstate_catalog()->recent, 0);
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, jobstate_catalog()->recent,
+						 WORKER_LOCK_CLASS);
 	return tag;
 }
 

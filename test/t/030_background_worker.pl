@@ -1,6 +1,6 @@
 
 # The fold starts itself: a segment that is full is folded by a background worker that
-# nobody configured and that goes away again. Switched off, nothing is folded.
+# nobody configured and that goes away again when there is nothing left to do. Switched off, nothing is folded.
 use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
@@ -59,6 +59,20 @@ sub folded_soon
 $node->safe_psql('postgres', $fill);
 ok(folded_soon(scalar getpwuid($>)), 'full segments are folded');
 ok($node->poll_query_until('postgres', $workers, '0'), 'the worker goes away');
+is($node->safe_psql('postgres', 'SELECT * FROM jobstate.verify()'), '', 'the counts are right');
+
+# One worker does for as long as segments become full.
+my @pids = split /\n/, $node->safe_psql('postgres', join '', map {
+	"$fill SELECT pid FROM pg_stat_activity WHERE backend_type = 'jobstate maintain';\n" } 1 .. 6);
+cmp_ok(scalar @pids, '>', 1, 'a worker stays while there is something to do');
+is(scalar keys %{{ map { $_ => 1 } @pids }}, 1, 'and no other one is started');
+ok($node->poll_query_until('postgres', $workers, '0'), 'then it leaves');
+
+# Terminated, it goes, and the next one takes over.
+$node->safe_psql('postgres', "$fill SELECT pg_sleep(0.2); SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'jobstate maintain';");
+ok($node->poll_query_until('postgres', $workers, '0'), 'a worker can be terminated');
+$node->safe_psql('postgres', $fill);
+ok(folded_soon(scalar getpwuid($>)), 'full segments are folded again');
 is($node->safe_psql('postgres', 'SELECT * FROM jobstate.verify()'), '', 'the counts are right');
 
 # A worker can be seen at work: it is held up by a reader who keeps the log locked.
