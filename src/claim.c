@@ -7,6 +7,8 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -15,12 +17,16 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "catalog.h"
 #include "error.h"
 #include "lane.h"
 #include "limit.h"
 #include "queueinfo.h"
 
 PG_FUNCTION_INFO_V1(jobstate_claim);
+
+/* Milliseconds between two rescues by one backend */
+#define RESCUE_EVERY	1000
 
 /* A claim under way */
 typedef struct Claim
@@ -173,6 +179,17 @@ claim_jobs(Claim *claim, JobstateLaneScan *scan)
 		jobstate_lane_close(&claim->lane[i], scan);
 }
 
+static int64
+fresh_token(void)
+{
+	int64		token;
+
+	if (!pg_strong_random(&token, sizeof(token)))
+		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR),
+						errmsg("could not generate a random token")));
+	return (token & PG_INT64_MAX) | 1;
+}
+
 /* The number that was drawn last, 0 if there was none. */
 static int64
 last_number(void)
@@ -194,11 +211,6 @@ claim_from(Claim *claim)
 	JobstateLaneScan scan;
 	int			i;
 
-	if (!pg_strong_random(&claim->token, sizeof(claim->token)))
-		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR),
-						errmsg("could not generate a random token")));
-	claim->token = (claim->token & PG_INT64_MAX) | 1;
-
 	if (claim->info.limited)
 		claim->limits = jobstate_limits_read(claim->queue);
 	CommandCounterIncrement();
@@ -214,6 +226,51 @@ claim_from(Claim *claim)
 	claim_jobs(claim, &scan);
 	jobstate_jobs_close(scan.jobs);
 	PopActiveSnapshot();
+}
+
+/* One of the queue's SQL functions, for its number */
+static int64
+call(SPIPlanPtr *plan, const char *sql, Claim *claim)
+{
+	Oid			types[] = {TEXTOID, INT4OID};
+	Datum		values[2];
+	bool		isnull;
+	int64		n;
+
+	values[0] = PointerGetDatum(claim->queue);
+	values[1] = Int32GetDatum(claim->wanted - claim->taken);
+	jobstate_spi_connect();
+	if (*plan == NULL)
+	{
+		*plan = SPI_prepare(sql, 2, types);
+		SPI_keepplan(*plan);
+	}
+	if (SPI_execute_plan(*plan, values, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "unexpected result of \"%s\"", sql);
+	n = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	jobstate_spi_finish();
+	return n;
+}
+
+/*
+ * Whoever finds less than he asked for looks after the queue: what is due is
+ * promoted, and now and then what is overdue is rescued, so that a queue needs
+ * nobody besides its workers.  Returns how many jobs that may have made available.
+ */
+static int64
+tend(Claim *claim)
+{
+	static SPIPlanPtr rescue = NULL;
+	static SPIPlanPtr promote = NULL;
+	static TimestampTz rescued = 0;
+	int64		n = 0;
+
+	if (TimestampDifferenceExceeds(rescued, claim->now, RESCUE_EVERY))
+	{
+		rescued = claim->now;
+		n = call(&rescue, "SELECT pg_catalog.count(*) FROM jobstate.rescue($2)", claim);
+	}
+	return n + call(&promote, "SELECT jobstate.promote($1, $2)", claim);
 }
 
 static TimestampTz
@@ -251,7 +308,11 @@ jobstate_claim(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 	claim.lease_until = lease_end(claim.now, PG_ARGISNULL(3) ? &claim.info.lease :
 								  PG_GETARG_INTERVAL_P(3));
-	if (claim.info.nlanes > 0 && !claim.info.paused)
+	if (claim.info.nlanes == 0 || claim.info.paused)
+		return (Datum) 0;
+	claim.token = fresh_token();
+	claim_from(&claim);
+	if (claim.taken < claim.wanted && tend(&claim) > 0)
 		claim_from(&claim);
 	return (Datum) 0;
 }
