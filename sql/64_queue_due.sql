@@ -210,7 +210,7 @@ BEGIN
                    CASE WHEN $5 THEN $3 ELSE max(j.position) FILTER (WHERE j.state_id = 2) OVER () END AS newest
               FROM jobstate.job j
              WHERE j.position >= $4 AND j.position < $3 AND j.slot >= 0 AND j.state_id IN (1, 2)) j;
-    IF jobstate.queue_look_again() THEN
+    IF $5 AND jobstate.queue_look_again() THEN
         PERFORM jobstate.queue_settle($1, $2, $3, $4, coalesce(seen.first, $3));
     END IF;
     IF seen.long IS NOT NULL THEN
