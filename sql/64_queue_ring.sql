@@ -45,8 +45,8 @@ AS $$
 DECLARE
     known CONSTANT text[] := '{slots,slot_jobs,slot_length,retention,failed_retention,dead_letter_retention}';
     unknown text;
-    ring jobstate.queue_ring;
-    fresh jobstate.queue_ring;
+    ring record;
+    fresh record;
 BEGIN
     PERFORM jobstate.require_argument('settings', settings);
     SELECT min(k) INTO unknown FROM jsonb_object_keys(settings) k WHERE k <> ALL (known);
@@ -56,8 +56,8 @@ BEGIN
                   DETAIL = 'It was given for the ring.',
                   HINT = format('Settings: %s.', array_to_string(known, ', '));
     END IF;
-    SELECT * INTO ring FROM jobstate.queue_ring;
-    fresh := jsonb_populate_record(ring, settings);
+    SELECT r.* INTO ring FROM jobstate.queue_ring r;
+    SELECT n.* INTO fresh FROM jobstate.queue_ring r, jsonb_populate_record(r, settings) n;
     IF (fresh.slots, fresh.slot_jobs) IS DISTINCT FROM (ring.slots, ring.slot_jobs) THEN
         LOCK TABLE jobstate.job IN ACCESS EXCLUSIVE MODE;
         IF EXISTS (SELECT FROM jobstate.job j WHERE j.slot >= 0) THEN
@@ -226,8 +226,8 @@ COMMENT ON FUNCTION jobstate.queue_slot_empty(integer, boolean)
 
 -- prune_slots: empties slots of the ring, the oldest first: those in which all jobs
 -- have ended longer ago than the retention, and the two that come next.  A row for
--- each slot that something was done to; without a number of jobs rolled up, more
--- have to be carried over first, or the slot is in use.
+-- each slot that was emptied; without a number of jobs rolled up, for one of which
+-- more have to be carried over first.
 -- Writes: job, rollup.  Locks: queue_ring, against other maintainers; jobs, with SKIP
 -- LOCKED; a slot against everybody, waiting for that at most 10 ms.
 CREATE FUNCTION jobstate.prune_slots(max_slots integer DEFAULT 1)
@@ -240,7 +240,7 @@ AS $$
 DECLARE
     batch CONSTANT integer := 5000;
     ring record;
-    needed boolean;
+    needed boolean := true;
 BEGIN
     PERFORM jobstate.require_positive('max_slots', max_slots > 0);
     IF NOT jobstate.queue_ring_take() THEN
@@ -249,15 +249,18 @@ BEGIN
     SELECT * INTO ring FROM jobstate.queue_ring_now();
     FOR ahead IN 1 .. ring.slots - 1 LOOP
         slot := (ring.slot + ahead) % ring.slots;
-        needed := ahead <= 2;
-        CONTINUE WHEN pg_relation_size(format('jobstate.job_%s', slot)::regclass) = 0
-                   OR NOT jobstate.queue_slot_free(slot, needed);
-        carried := jobstate.queue_slot_carry(slot, false, batch);
-        rolled_up := NULL;
-        IF carried < batch THEN
-            SELECT carried + e.carried, e.rolled_up INTO carried, rolled_up
-              FROM jobstate.queue_slot_empty(slot, needed) e;
+        CONTINUE WHEN pg_relation_size(format('jobstate.job_%s', slot)::regclass) = 0;
+        carried := NULL;
+        IF jobstate.queue_slot_free(slot, needed AND ahead <= 2) THEN
+            carried := jobstate.queue_slot_carry(slot, false, batch);
+            rolled_up := NULL;
+            IF carried < batch THEN
+                SELECT carried + e.carried, e.rolled_up INTO carried, rolled_up
+                  FROM jobstate.queue_slot_empty(slot, needed AND ahead <= 2) e;
+            END IF;
         END IF;
+        -- what is carried over is claimed first, so it must be the oldest there is
+        needed := needed AND carried IS NOT NULL;
         CONTINUE WHEN carried IS NULL;
         RETURN NEXT;
         max_slots := max_slots - 1;
