@@ -383,7 +383,7 @@ jobstate_state_index(JobstateAttachment *attachment, Datum value, bool isnull)
 	return index;
 }
 
-/* The stored tuple in a slot, if the columns before the wanted ones are there. */
+/* The stored tuple in a slot, if none of its columns is null. */
 static HeapTupleHeader
 plain_tuple(TupleTableSlot *slot)
 {
