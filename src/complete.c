@@ -88,22 +88,19 @@ row_at(JobstateJobPart *part, int64 position, Snapshot snapshot)
 	return found;
 }
 
-/*
- * The job's row as a snapshot sees it that is taken once the partition is open:
- * whoever emptied a slot of the ring may have moved the row while we waited.
- */
-static bool
-row_in(JobstateJobPart *part, int64 position)
+/* What others have committed by now is seen from here on. */
+static void
+look_again(void)
 {
-	bool		found;
-
-	PushActiveSnapshot(GetTransactionSnapshot());
-	found = row_at(part, position, GetActiveSnapshot());
 	PopActiveSnapshot();
-	return found;
+	PushActiveSnapshot(GetTransactionSnapshot());
 }
 
-/* The job's row, in its partition's slot "old"; NULL: there is no such job. */
+/*
+ * The job's row, in its partition's slot "old"; NULL: there is no such job.  A
+ * partition is open before the snapshot is taken that its row is looked up by:
+ * whoever emptied a slot of the ring may have moved the row while we waited.
+ */
 static JobstateJobPart *
 job_row(JobstateJobTable *jobs, int64 id)
 {
@@ -111,19 +108,14 @@ job_row(JobstateJobTable *jobs, int64 id)
 	int64		position;
 	int			slot = jobstate_job_slot(&jobs->ring, id);
 
-	if (slot < jobs->nslots)
-	{
-		part = jobstate_jobs_part(jobs, slot);
-		if (row_in(part, id))
-			return part;
-	}
-	if (find_moved(id, &position, &slot))
-	{
-		part = jobstate_jobs_part(jobs, slot);
-		if (row_in(part, position))
-			return part;
-	}
-	return NULL;
+	part = slot < jobs->nslots ? jobstate_jobs_part(jobs, slot) : NULL;
+	if (part != NULL && row_at(part, id, GetActiveSnapshot()))
+		return part;
+	if (!find_moved(id, &position, &slot))
+		return NULL;
+	part = jobstate_jobs_part(jobs, slot);
+	look_again();
+	return row_at(part, position, GetActiveSnapshot()) ? part : NULL;
 }
 
 static void
@@ -156,10 +148,8 @@ write_completed(JobstateJobPart *part, Report *report, TimestampTz now)
 	jobstate_job_set(part, JOB_FINISHED_AT, TimestampTzGetDatum(now));
 	if (!report->no_result)
 		jobstate_job_set(part, JOB_RESULT, report->result);
-	PushActiveSnapshot(GetTransactionSnapshot());
 	result = jobstate_row_update(part->writer, part->old, part->new,
 								 GetActiveSnapshot(), true);
-	PopActiveSnapshot();
 	ExecClearTuple(part->old);
 	return result;
 }
@@ -192,6 +182,7 @@ complete_job(JobstateJobTable *jobs, Report *report, TimestampTz now)
 		if (write_completed(part, report, now) == TM_Ok)
 			return true;
 		refuse_if_serial();
+		look_again();
 		CHECK_FOR_INTERRUPTS();
 	}
 }
@@ -254,6 +245,21 @@ read_reports(FunctionCallInfo fcinfo, Report **reports)
 	return n;
 }
 
+/* Opens the partitions where the jobs are unless they have moved. */
+static void
+open_homes(JobstateJobTable *jobs, Report *report, int n)
+{
+	int			i;
+
+	for (i = 0; i < n; i++)
+	{
+		int			slot = jobstate_job_slot(&jobs->ring, report[i].id);
+
+		if (slot < jobs->nslots)
+			(void) jobstate_jobs_part(jobs, slot);
+	}
+}
+
 /* complete(ids, tokens, results) returns setof bigint: the ids that it held for */
 Datum
 jobstate_complete(PG_FUNCTION_ARGS)
@@ -273,6 +279,8 @@ jobstate_complete(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 	CommandCounterIncrement();
 	jobs = jobstate_queue_open_jobs(ACL_SELECT | ACL_UPDATE);
+	open_homes(jobs, report, n);
+	PushActiveSnapshot(GetTransactionSnapshot());
 	for (i = 0; i < n; i++)
 	{
 		bool		isnull = false;
@@ -282,6 +290,7 @@ jobstate_complete(PG_FUNCTION_ARGS)
 			complete_job(jobs, &report[i], now))
 			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &id, &isnull);
 	}
+	PopActiveSnapshot();
 	jobstate_jobs_close(jobs);
 	return (Datum) 0;
 }
