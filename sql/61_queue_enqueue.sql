@@ -201,7 +201,7 @@ $$;
 COMMENT ON FUNCTION jobstate.enqueue(text, text, jsonb, integer, timestamptz, text, text[], integer, text, text, interval)
     IS 'adds a job and returns its id, or the id of the job that has the unique key';
 
--- enqueue_keyed: the same where some jobs have unique keys.  What a committed job
+-- enqueue_keyed: a batch in which some jobs have unique keys.  What a committed job
 -- holds is seen before anything is written; who loses a race, or comes second in
 -- the batch, takes its job back.
 -- Writes: job, unique_job.  Locks: the unique keys' rows, in the order of the keys.
@@ -265,7 +265,7 @@ $$;
 COMMENT ON FUNCTION jobstate.queue_withdraw(bigint[])
     IS 'internal: deletes jobs of this transaction that lost their unique key';
 
--- enqueue_many_check: the same for a batch.
+-- enqueue_many_check: says what is wrong with a batch, if anything is.
 -- Writes nothing, locks nothing.
 CREATE FUNCTION jobstate.enqueue_many_check(queue text, n integer, sizes integer[], kinds text[],
     payloads jsonb[], priorities integer[], max_attempts integer, timeout interval)

@@ -44,6 +44,9 @@ CREATE FUNCTION jobstate.queue_refuse(id bigint, token bigint)
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_mergejoin = off
 AS $$
 DECLARE
     job record;

@@ -18,12 +18,11 @@ SELECT kind, token NOT IN (SELECT token FROM c) AS other_token,
 SELECT count(*) FROM jobstate.claim('test', 'worker 2');
 SELECT count(*) FROM jobstate.claim('test nobody knows', 'worker');
 
--- what is deferred is not claimed, also when it is due: it is promoted first
+-- what is deferred is not claimed until it is due; then whoever finds too little
+-- promotes it
 SELECT duplicate FROM jobstate.enqueue('test', 'later', run_at => clock_timestamp() + interval '1 h');
 SELECT count(*) FROM jobstate.claim('test', 'worker');
 UPDATE jobstate.job SET run_at = clock_timestamp() WHERE kind = 'later';
-SELECT count(*) FROM jobstate.claim('test', 'worker');
-SELECT jobstate.promote('test');
 SELECT kind, attempt FROM jobstate.claim('test', 'worker');
 
 -- rolled back, it is there again for the next one, as the same attempt
