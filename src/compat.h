@@ -7,6 +7,7 @@
 #ifndef JOBSTATE_COMPAT_H
 #define JOBSTATE_COMPAT_H
 
+#include "access/tableam.h"
 #include "catalog/index.h"
 #include "catalog/pg_class.h"
 #include "executor/executor.h"
