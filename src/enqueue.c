@@ -168,6 +168,22 @@ drop_rows(Batch *batch)
 	memset(batch->row, 0, sizeof(batch->row));
 }
 
+/* Columns that somebody added to the job table get their defaults. */
+static void
+want_defaults(JobstateJobPart *part)
+{
+	Bitmapset  *ours = NULL;
+	int			i;
+
+	if (part->writer->defaults != NIL)
+		return;
+	for (i = 0; i < JOB_COLUMNS; i++)
+		ours = bms_add_member(ours, part->attno[i]);
+	for (i = 1; i <= RelationGetDescr(part->writer->rel)->natts; i++)
+		if (!bms_is_member(i, ours))
+			jobstate_row_add_default(part->writer, i);
+}
+
 /* An empty row of the slot's partition */
 static TupleTableSlot *
 new_row(Batch *batch, int slot)
@@ -179,6 +195,7 @@ new_row(Batch *batch, int slot)
 	{
 		write_rows(batch);
 		drop_rows(batch);
+		want_defaults(part);
 		batch->part = part;
 	}
 	if (batch->nrows == ROWS_AT_A_TIME)
@@ -187,6 +204,7 @@ new_row(Batch *batch, int slot)
 		batch->row[batch->nrows] = table_slot_create(part->writer->rel, NULL);
 	row = batch->row[batch->nrows++];
 	memset(row->tts_isnull, true, row->tts_tupleDescriptor->natts * sizeof(bool));
+	jobstate_row_defaults(part->writer, row);
 	return row;
 }
 

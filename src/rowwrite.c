@@ -22,6 +22,7 @@
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "rewrite/rewriteHandler.h"
 #include "utils/acl.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -43,14 +44,20 @@ jobstate_rows_check_rights(Oid target, AclMode rights)
 		jobstate_error_row_security(target);
 }
 
-/* Has the relation a trigger on its rows besides ours, or is ours off? */
+/*
+ * Has the relation a trigger on its rows besides ours, or is ours off?  Or has it
+ * columns that the executor computes?
+ */
 static bool
 wants_executor(Relation rel)
 {
 	TriggerDesc *triggers = rel->trigdesc;
+	TupleConstr *constr = rel->rd_att->constr;
 	bool		ours = false;
 	int			i;
 
+	if (constr != NULL && constr->has_generated_stored)
+		return true;
 	for (i = 0; triggers != NULL && i < triggers->numtriggers; i++)
 	{
 		Trigger    *trigger = &triggers->triggers[i];
@@ -170,6 +177,9 @@ jobstate_row_update(JobstateRowWriter *writer, TupleTableSlot *oldslot,
 	JobstateIndexUpdate indexes;
 	TM_Result	result;
 
+	if (!writer->may_update)
+		CheckCmdReplicaIdentity(writer->rel, CMD_UPDATE);
+	writer->may_update = true;
 	if (writer->watched == NULL)
 		return update_by_executor(writer, oldslot, newslot, snapshot, wait);
 
@@ -190,6 +200,40 @@ jobstate_row_update(JobstateRowWriter *writer, TupleTableSlot *oldslot,
 	jobstate_watch_updated(writer->watched, writer->rel, oldslot, newslot);
 	ResetPerTupleExprContext(writer->estate);
 	return result;
+}
+
+/* From now on jobstate_row_defaults() sets this column, if it has a default. */
+void
+jobstate_row_add_default(JobstateRowWriter *writer, AttrNumber attno)
+{
+	Form_pg_attribute attr = TupleDescAttr(RelationGetDescr(writer->rel), attno - 1);
+	Node	   *expr = NULL;
+	JobstateDefault *made;
+
+	if (!attr->attisdropped && !attr->attgenerated)
+		expr = build_column_default(writer->rel, attno);
+	if (expr == NULL)
+		return;
+	made = palloc(sizeof(JobstateDefault));
+	made->attno = attno;
+	made->expr = ExecPrepareExpr((Expr *) expr, writer->estate);
+	writer->defaults = lappend(writer->defaults, made);
+}
+
+/* Sets the columns for which defaults were asked. */
+void
+jobstate_row_defaults(JobstateRowWriter *writer, TupleTableSlot *row)
+{
+	ListCell   *cell;
+
+	foreach(cell, writer->defaults)
+	{
+		JobstateDefault *column = lfirst(cell);
+
+		row->tts_values[column->attno - 1] =
+			ExecEvalExpr(column->expr, GetPerTupleExprContext(writer->estate),
+						 &row->tts_isnull[column->attno - 1]);
+	}
 }
 
 static void

@@ -11,6 +11,13 @@
 
 #include "attachment.h"
 
+/* A column's default, ready to be computed */
+typedef struct JobstateDefault
+{
+	AttrNumber	attno;
+	ExprState  *expr;
+} JobstateDefault;
+
 /* A table or partition that is being written */
 typedef struct JobstateRowWriter
 {
@@ -20,6 +27,8 @@ typedef struct JobstateRowWriter
 	ResultRelInfo *rri;
 	EPQState	epq;
 	bool		indexes_open;
+	bool		may_update;		/* replica identity was looked at */
+	List	   *defaults;		/* of JobstateDefault */
 } JobstateRowWriter;
 
 extern void jobstate_rows_check_rights(Oid target, AclMode rights);
@@ -28,6 +37,8 @@ extern TM_Result jobstate_row_update(JobstateRowWriter *writer,
 									 TupleTableSlot *oldslot,
 									 TupleTableSlot *newslot,
 									 Snapshot snapshot, bool wait);
+extern void jobstate_row_add_default(JobstateRowWriter *writer, AttrNumber attno);
+extern void jobstate_row_defaults(JobstateRowWriter *writer, TupleTableSlot *row);
 extern void jobstate_rows_insert(JobstateRowWriter *writer,
 								 TupleTableSlot **slots, int n);
 extern void jobstate_row_writer_close(JobstateRowWriter *writer);
