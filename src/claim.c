@@ -211,8 +211,6 @@ claim_from(Claim *claim)
 	JobstateLaneScan scan;
 	int			i;
 
-	if (claim->info.limited)
-		claim->limits = jobstate_limits_read(claim->queue);
 	CommandCounterIncrement();
 	scan.last = last_number();
 	scan.horizon = U64FromFullTransactionId(ReadNextFullTransactionId());
@@ -254,8 +252,10 @@ call(SPIPlanPtr *plan, const char *sql, Claim *claim)
 
 /*
  * Whoever finds less than he asked for looks after the queue: what is due is
- * promoted, and now and then what is overdue is rescued, so that a queue needs
- * nobody besides its workers.  Returns how many jobs that may have made available.
+ * promoted, and who finds nothing rescues now and then what is overdue, so that a
+ * queue needs nobody besides its workers.  What this very call has taken is not
+ * to be rescued by it, however short the lease.  Returns how many jobs that may
+ * have made available.
  */
 static int64
 tend(Claim *claim)
@@ -265,7 +265,8 @@ tend(Claim *claim)
 	static TimestampTz rescued = 0;
 	int64		n = 0;
 
-	if (TimestampDifferenceExceeds(rescued, claim->now, RESCUE_EVERY))
+	if (claim->taken == 0 &&
+		TimestampDifferenceExceeds(rescued, claim->now, RESCUE_EVERY))
 	{
 		rescued = claim->now;
 		n = call(&rescue, "SELECT pg_catalog.count(*) FROM jobstate.rescue($2)", claim);
@@ -303,13 +304,14 @@ jobstate_claim(PG_FUNCTION_ARGS)
 	claim.queue = PG_GETARG_TEXT_PP(0);
 	claim.worker = PG_GETARG_DATUM(1);
 	claim.wanted = PG_GETARG_INT32(2);
-	claim.now = GetCurrentTimestamp();
-	if (!jobstate_queue_read(claim.queue, &claim.info))
+	if (!jobstate_queue_read(claim.queue, &claim.info) ||
+		claim.info.nlanes == 0 || claim.info.paused)
 		return (Datum) 0;
+	if (claim.info.limited)
+		claim.limits = jobstate_limits_read(claim.queue);
+	claim.now = GetCurrentTimestamp();
 	claim.lease_until = lease_end(claim.now, PG_ARGISNULL(3) ? &claim.info.lease :
 								  PG_GETARG_INTERVAL_P(3));
-	if (claim.info.nlanes == 0 || claim.info.paused)
-		return (Datum) 0;
 	claim.token = fresh_token();
 	claim_from(&claim);
 	if (claim.taken < claim.wanted && tend(&claim) > 0)
