@@ -49,6 +49,10 @@ SELECT (errors -> 0) - 'at' AS error, (errors -> 0 ->> 'at')::timestamptz <= clo
 SELECT jobstate.queue_backoff('1 s', 5) BETWEEN '12 s' AND '20 s' AS fifth,
        jobstate.queue_backoff('1 s', 32767) AS longest, jobstate.queue_backoff('1 year', 1) AS longest;
 SELECT count(DISTINCT jobstate.queue_backoff('1 h', 1)) AS different FROM generate_series(1, 5);
+-- of an id that is given twice the first one counts
+SELECT count(*) FROM c, LATERAL jobstate.fail(ARRAY[id, id], ARRAY[token + 1, token], '{no,yes}') WHERE kind = 'd';
+SELECT count(*) FROM c, LATERAL jobstate.heartbeat(ARRAY[id, id], ARRAY[token + 1, token]) WHERE kind = 'd';
+SELECT count(*) FROM c, LATERAL jobstate.heartbeat(ARRAY[id, id], ARRAY[token, token + 1]) WHERE kind = 'd';
 -- the token is over, whatever becomes of the job
 SELECT jobstate.complete(:c, :token);                                            -- fails
 SELECT jobstate.snooze(:c, :token, '1 s');                                       -- fails
