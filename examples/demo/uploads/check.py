@@ -10,6 +10,8 @@ from collections import Counter
 
 import psycopg
 
+from checker import Checker
+
 TOLD = "SELECT count(*) FROM demo.event WHERE kind = %s"
 TOTALS = """
     SELECT count(*), min(total), max(total)
@@ -46,18 +48,7 @@ def coverage_of(hits):
     return coverage
 
 
-class Checker:
-    def __init__(self, db):
-        self.db = db
-        self.failed = False
-
-    def value(self, query, *arguments):
-        return self.db.execute(query, arguments).fetchone()[0]
-
-    def check(self, good, what):
-        print("  ok    " if good else "  WRONG ", what)
-        self.failed = self.failed or not good
-
+class PipelineChecker(Checker):
     def check_merge(self, hits):
         merged = {(file, line): count for file, line, count in self.db.execute("SELECT * FROM demo.merged")}
         different = sum(merged.get(key) != hits.get(key) for key in merged.keys() | hits.keys())
@@ -105,7 +96,7 @@ class Checker:
 def main():
     hits, quality = merge_in_one_process(sys.argv[1])
     with psycopg.connect() as db:
-        checker = Checker(db)
+        checker = PipelineChecker(db)
         checker.check_merge(hits)
         checker.check_postprocessing(hits)
         checker.check_states(quality)
