@@ -1,0 +1,38 @@
+# Random verbs of the queue by many clients on a tiny ring: after each round the history
+# of commits agrees with counts, rollups, journal and rows, and no job is lost or hidden.
+use strict;
+use warnings;
+use FindBin;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $python = $ENV{PYTHON} || 'python3';
+plan skip_all => "no $python with psycopg 3 here"
+  if system("$python -c 'import psycopg' 2>/dev/null") != 0;
+
+my $node = PostgreSQL::Test::Cluster->new('main');
+$node->init(allows_streaming => 'logical');
+$node->append_conf('postgresql.conf', "fsync = off\nmax_prepared_transactions = 20");
+$node->start;
+plan skip_all => 'no test_decoding here'
+  if $node->psql('postgres', q{SELECT pg_create_logical_replication_slot('probe', 'test_decoding', true)}) != 0;
+
+# What the clients try is the same in every run; another seed by hand: see test/oracle/jobs.py.
+my ($out, $err);
+local $ENV{PYTHONDONTWRITEBYTECODE} = 1;
+IPC::Run::run(
+	[
+		$python, "$FindBin::Bin/../oracle/jobs.py",
+		'--seed', 1, '--seconds', 65, '--dsn', $node->connstr('postgres')
+	],
+	'>', \$out, '2>', \$err);
+is($?, 0, 'rounds of clients');
+note($out);
+diag($out . $err) if $?;
+
+# nothing crashed on the way
+unlike(slurp_file($node->logfile), qr/PANIC|TRAP|terminated by signal/, 'the server lives');
+
+$node->stop;
+done_testing();
