@@ -110,6 +110,26 @@ return_job(Claim *claim, JobstateJobPart *part)
 	claim->taken++;
 }
 
+static TimestampTz
+later(TimestampTz now, Interval *interval)
+{
+	return DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+												   TimestampTzGetDatum(now),
+												   IntervalPGetDatum(interval)));
+}
+
+/* When this attempt's lease is over: the job may have a timeout that is shorter. */
+static TimestampTz
+lease_of(Claim *claim, JobstateJobPart *part, TupleTableSlot *slot)
+{
+	bool		isnull;
+	Datum		timeout = jobstate_job_value(part, slot, JOB_TIMEOUT, &isnull);
+
+	if (isnull)
+		return claim->lease_until;
+	return Min(claim->lease_until, later(claim->now, DatumGetIntervalP(timeout)));
+}
+
 /* Takes the lane's current job, unless somebody else has it. */
 static void
 take_job(Claim *claim, JobstateLane *lane, Snapshot snapshot)
@@ -125,7 +145,7 @@ take_job(Claim *claim, JobstateLane *lane, Snapshot snapshot)
 	jobstate_job_set(part, JOB_ATTEMPT, Int16GetDatum(attempt + 1));
 	jobstate_job_set(part, JOB_TOKEN, Int64GetDatum(claim->token));
 	jobstate_job_set(part, JOB_CLAIMED_AT, TimestampTzGetDatum(claim->now));
-	jobstate_job_set(part, JOB_LEASE_UNTIL, TimestampTzGetDatum(claim->lease_until));
+	jobstate_job_set(part, JOB_LEASE_UNTIL, TimestampTzGetDatum(lease_of(claim, part, slot)));
 	jobstate_job_set(part, JOB_WORKER, claim->worker);
 	if (jobstate_row_update(part->writer, slot, part->new, snapshot, false) != TM_Ok)
 		return;
@@ -277,9 +297,7 @@ tend(Claim *claim)
 static TimestampTz
 lease_end(TimestampTz now, Interval *lease)
 {
-	TimestampTz end = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-															  TimestampTzGetDatum(now),
-															  IntervalPGetDatum(lease)));
+	TimestampTz end = later(now, lease);
 
 	if (end <= now)
 		jobstate_error_not_positive("lease");
