@@ -11,6 +11,7 @@ CREATE FUNCTION jobstate.queue_cancel(positions bigint[])
 RETURNS TABLE (id bigint, outcome text)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 BEGIN
@@ -92,6 +93,7 @@ CREATE FUNCTION jobstate.cancel(ids bigint[], tokens bigint[])
 RETURNS SETOF bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE

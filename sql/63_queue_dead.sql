@@ -13,13 +13,11 @@ AS $$
 #variable_conflict use_column
 DECLARE
     given ALIAS FOR errors;
+    held CONSTANT bigint[] := jobstate.queue_positions(ids);
 BEGIN
     RETURN QUERY
         WITH gone AS (
-            DELETE FROM jobstate.job j
-             WHERE j.position = ANY (ids) AND j.id = j.position
-                OR j.id = ANY (ids) AND j.id <> j.position
-            RETURNING j.*)
+            DELETE FROM jobstate.job j WHERE j.position = ANY (held) RETURNING j.*)
         INSERT INTO jobstate.dead_letter AS d (queue, id, kind, priority, payload, attempt, max_attempts,
                                                timeout, unique_key, limit_key, errors, enqueued_at)
         SELECT g.queue, g.id, g.kind, g.priority, g.payload, g.attempt, g.max_attempts,
@@ -77,6 +75,7 @@ CREATE FUNCTION jobstate.dlq_move(ids bigint[])
 RETURNS SETOF bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     held bigint[];
@@ -250,6 +249,7 @@ CREATE FUNCTION jobstate.discard(queue text DEFAULT NULL, kind text DEFAULT NULL
     OUT failed bigint, OUT dead_letters bigint)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     held bigint[] := jobstate.queue_hold(jobstate.queue_failed(queue, kind, older_than, everything));

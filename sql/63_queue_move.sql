@@ -56,6 +56,7 @@ CREATE FUNCTION jobstate.queue_restart(positions bigint[])
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     woken CONSTANT text[] := ARRAY(SELECT j.queue FROM jobstate.job j WHERE j.position = ANY (positions));
@@ -89,6 +90,7 @@ CREATE FUNCTION jobstate.retry(ids bigint[])
 RETURNS SETOF bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -161,6 +163,7 @@ CREATE FUNCTION jobstate.queue_relocate(positions bigint[], queue text, priority
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 BEGIN
@@ -192,6 +195,7 @@ CREATE FUNCTION jobstate.set_priority(ids bigint[], priority integer)
 RETURNS SETOF bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -225,6 +229,7 @@ CREATE FUNCTION jobstate.queue_keys_move(positions bigint[], target text)
 RETURNS bigint[]
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     refused bigint[];
@@ -253,6 +258,7 @@ CREATE FUNCTION jobstate.move_queue(ids bigint[], queue text)
 RETURNS SETOF bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
