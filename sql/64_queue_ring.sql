@@ -167,11 +167,10 @@ $$;
 COMMENT ON FUNCTION jobstate.queue_slot_free(integer, boolean)
     IS 'internal: whether a slot of the ring can be emptied';
 
--- queue_slot_carry: carries jobs over from a slot to job_kept: those that failed not
--- long ago, and, where the ring needs the slot, those that have not ended.  They
--- keep their places.
+-- queue_slot_carry: carries jobs over from a slot to job_kept that failed not long
+-- ago.  They keep their places.
 -- Writes: job.  Locks: the jobs, with SKIP LOCKED.
-CREATE FUNCTION jobstate.queue_slot_carry(slot integer, unended boolean, n integer)
+CREATE FUNCTION jobstate.queue_slot_carry(slot integer, n integer)
 RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -182,9 +181,9 @@ DECLARE
 BEGIN
     SELECT clock_timestamp() - r.failed_retention INTO young FROM jobstate.queue_ring r;
     EXECUTE format('SELECT array(SELECT j.position FROM jobstate.job_%s j
-                                  WHERE j.state_id = 5 AND j.finished_at > $1 OR $2 AND j.state_id IN (1, 2)
-                                  LIMIT $3 FOR UPDATE SKIP LOCKED)', slot)
-       INTO stay USING young, unended, n;
+                                  WHERE j.state_id = 5 AND j.finished_at > $1
+                                  LIMIT $2 FOR UPDATE SKIP LOCKED)', slot)
+       INTO stay USING young, n;
     IF stay <> '{}' THEN
         UPDATE jobstate.job j SET slot = -2
          WHERE j.slot = queue_slot_carry.slot AND j.position = ANY (stay);
@@ -192,8 +191,38 @@ BEGIN
     RETURN cardinality(stay);
 END
 $$;
-COMMENT ON FUNCTION jobstate.queue_slot_carry(integer, boolean, integer)
-    IS 'internal: carries jobs over to job_kept, and tells how many';
+COMMENT ON FUNCTION jobstate.queue_slot_carry(integer, integer)
+    IS 'internal: carries failed jobs over to job_kept, and tells how many';
+
+-- queue_slot_rest: what is left in a slot that has to stay, looked up once.  NULL
+-- where it is too much, or something that ended a moment ago and is to be seen in
+-- its place for a while.
+-- Writes nothing, locks nothing: the caller has the slot.
+CREATE FUNCTION jobstate.queue_slot_rest(slot integer, needed boolean)
+RETURNS bigint[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    few CONSTANT integer := 2000;
+    old timestamptz;
+    young timestamptz;
+    rest record;
+BEGIN
+    SELECT clock_timestamp() - r.retention, clock_timestamp() - r.failed_retention
+      INTO old, young FROM jobstate.queue_ring r;
+    EXECUTE format('SELECT coalesce(array_agg(s.position), ''{}'') AS positions,
+                           count(*) <= %s AND bool_and($1 OR s.state_id = 5) IS NOT FALSE AS can_move
+                      FROM (SELECT j.position, j.state_id FROM jobstate.job_%s j
+                             WHERE j.state_id IN (1, 2) OR j.state_id = 5 AND j.finished_at > $2
+                                   OR NOT $1 AND j.state_id <> 5 AND j.finished_at > $3
+                             LIMIT %s) s', few, slot, few + 1)
+       INTO rest USING needed, young, old;
+    RETURN CASE WHEN rest.can_move THEN rest.positions END;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_slot_rest(integer, boolean)
+    IS 'internal: the jobs that have to leave a slot before it is emptied';
 
 -- queue_slot_empty: rolls a slot up and truncates it.  NULL where it is in use, or
 -- something came up that has to stay.
@@ -204,16 +233,17 @@ SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '10ms'
 AS $$
 DECLARE
-    few CONSTANT integer := 1000;
+    rest bigint[];
 BEGIN
     EXECUTE format('LOCK TABLE jobstate.job_%s IN ACCESS EXCLUSIVE MODE', slot);
-    IF NOT jobstate.queue_slot_free(slot, needed) THEN
+    rest := jobstate.queue_slot_rest(slot, needed);
+    IF rest IS NULL THEN
         RAISE lock_not_available;
     END IF;
-    carried := jobstate.queue_slot_carry(slot, needed, 2 * few);
-    IF carried < 2 * few THEN
-        rolled_up := jobstate.prune_partition(format('jobstate.job_%s', slot)::regclass, 'finished_at');
-    END IF;
+    UPDATE jobstate.job j SET slot = -2
+     WHERE j.slot = queue_slot_empty.slot AND j.position = ANY (rest);
+    carried := cardinality(rest);
+    rolled_up := jobstate.prune_partition(format('jobstate.job_%s', slot)::regclass, 'finished_at');
 EXCEPTION
     -- this also gives the lock back
     WHEN lock_not_available OR object_not_in_prerequisite_state THEN
@@ -252,7 +282,7 @@ BEGIN
         CONTINUE WHEN pg_relation_size(format('jobstate.job_%s', slot)::regclass) = 0;
         carried := NULL;
         IF jobstate.queue_slot_free(slot, needed AND ahead <= 2) THEN
-            carried := jobstate.queue_slot_carry(slot, false, batch);
+            carried := jobstate.queue_slot_carry(slot, batch);
             rolled_up := NULL;
             IF carried < batch THEN
                 SELECT carried + e.carried, e.rolled_up INTO carried, rolled_up
