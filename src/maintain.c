@@ -289,6 +289,9 @@ jobstate_worker_main(Datum main_arg)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg),
 											  InvalidOid, 0);
+	/* what a database's sessions are to begin with does not bind the worker */
+	SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
 	if (!enter())
 		return;
 	for (naps = 0; naps < MOST_NAPS && idle < IDLE_NAPS; naps++)
