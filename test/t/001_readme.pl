@@ -1,11 +1,10 @@
 
 # README.md is true: its session, its diagram, its reference, the files it names.
-#
-# Every ```sql block that a ```text block follows at once is run, all of them in one psql session on a
-# fresh cluster, statements that fail included, and what psql prints is compared as it is: nothing there
-# varies, so nothing is normalised.
 use strict;
 use warnings;
+use FindBin;
+use lib "$FindBin::Bin/../perl";
+use Documented;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -15,33 +14,7 @@ my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init;
 $node->start;
 
-# the session
-my (@sql, @expected);
-while ($readme =~ /^```sql\n(.*?)^```\n\n?```text\n(.*?)^```$/msg)
-{
-	push @sql, $1;
-	push @expected, $2;
-}
-cmp_ok(scalar @sql, '>=', 5, 'the README has a session');
-
-my $script = join '', map { "$sql[$_]\n\\echo ---- end of block $_\n" } 0 .. $#sql;
-my $printed;
-IPC::Run::run([ 'psql', '-X', '-d', $node->connstr('postgres') ], '<', \$script, '>&', \$printed);
-my @printed = split /---- end of block \d+\n/, $printed, -1;
-for my $i (0 .. $#sql)
-{
-	my ($first) = $sql[$i] =~ /^(.{1,60})/;
-	is(trimmed($printed[$i]), trimmed($expected[$i]), "block $i: $first");
-}
-
-# An editor may take away what psql leaves at the end of a line, or of a block.
-sub trimmed
-{
-	my $text = shift // '';
-	$text =~ s/[ \t]+$//mg;
-	$text =~ s/\n+\z/\n/;
-	return $text;
-}
+blocks_are_true($node, $readme);
 
 # the diagram
 $node->safe_psql('postgres', q{SELECT jobstate.install('uploads')});
@@ -56,7 +29,10 @@ while ($readme =~ /^\| `(\w+)\(([^`]*)\)` \| (?:`([^`]*)`)? ?\|/mg)
 }
 my ($parts) = $readme =~ /^Parts of these[^:]*: (.*?)\n\n/ms;
 my %part = map { $_ => 1 } $parts =~ /`(\w+)`/g;
-my %uploads = map { $_ => 1 } slurp_file('docs/uploads.md') =~ /`(upload_\w+)\(/g;
+my %family = map { $_ => 1 } slurp_file('docs/uploads.md') =~ /`(upload_\w+)\(/g;
+my ($queue) = slurp_file('docs/queue.md') =~ /^## Reference\n(.*?)^## /ms;
+my ($queue_parts) = $queue =~ /^Parts of these[^:]*: (.*?)\n\n/ms;
+$family{$_} = 1 for $queue =~ /^\| `(\w+)\(/mg, $queue_parts =~ /`(\w+)`/g;
 
 # what a user may call: the database's owner or everybody has the right to
 my (%there, %names);
@@ -73,10 +49,10 @@ for (split /\n/, $node->safe_psql('postgres', q{
 	$arguments =~ s/ DEFAULT ('[^']*'|[^,:]+)(::[\w\[\]]+)?/ = \L$1/g;
 	$result =~ s/^(TABLE|SETOF)/\L$1/;
 	$names{$name} = 1;
-	$there{$name} = "($arguments) $result" unless $part{$name} || $uploads{$name};
+	$there{$name} = "($arguments) $result" unless $part{$name} || $family{$name};
 }
 is_deeply(\%documented, \%there, 'the reference has every function as it is');
-is_deeply([ sort keys %names ], [ sort keys %documented, keys %part, keys %uploads ],
+is_deeply([ sort keys %names ], [ sort keys %documented, keys %part, keys %family ],
 	'and names none that is not there');
 
 # views, tables, settings
@@ -112,7 +88,7 @@ for (map { slurp_file($_) } glob 'sql/[0-9]*.sql')
 is_deeply(first_column('SQLSTATEs'), [ sort keys %raised ], 'SQLSTATEs');
 
 # files that are named or linked
-for my $page ('README.md', 'docs/decisions.md', 'docs/architecture.md')
+for my $page ('README.md', 'docs/decisions.md', 'docs/architecture.md', 'docs/queue.md')
 {
 	my $text = slurp_file($page);
 	my %file = map { $_ => 1 } $text =~ m{(?<![\w/])((?:test|docs|examples|src|sql)/[\w./-]*\w)}g;
