@@ -29,7 +29,7 @@ $node->safe_psql('app', q{
 	CREATE TABLE seen (who text, event text);
 	CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$
 	BEGIN
-		INSERT INTO seen VALUES (current_user, TG_OP || ' ' || TG_TABLE_NAME);
+		INSERT INTO public.seen VALUES (current_user, TG_OP || ' ' || TG_TABLE_NAME);
 		RETURN NULL;
 	END $$;
 	SELECT jobstate.enqueue('q', 'due', run_at => clock_timestamp() + '10 ms');
@@ -38,7 +38,7 @@ $node->safe_psql('app', q{
 	SELECT jobstate.enqueue_many('q', array_fill('done'::text, '{98}'), array_fill('{}'::jsonb, '{98}'));
 	SELECT jobstate.complete(array_agg(c.id), array_agg(c.token)) FROM jobstate.claim('q', 'w', 98) c WHERE c.kind <> 'due';
 	SELECT jobstate.enqueue_many('q', array_fill('next'::text, '{50}'), array_fill('{}'::jsonb, '{50}'));
-	CREATE TRIGGER look AFTER UPDATE ON jobstate.job EXECUTE FUNCTION look();
+	CREATE TRIGGER look AFTER DELETE ON jobstate.job_waiting FOR EACH ROW EXECUTE FUNCTION look();
 	CREATE TRIGGER look AFTER TRUNCATE ON jobstate.job_0 EXECUTE FUNCTION look();
 }, @options);
 
