@@ -198,6 +198,7 @@ DECLARE
     at CONSTANT timestamptz := clock_timestamp();
     far CONSTANT bigint := 100000;
     seen record;
+    held bigint[];
 BEGIN
     LOCK TABLE jobstate.job IN ACCESS SHARE MODE;
     SELECT min(j.position) AS first,
@@ -214,8 +215,8 @@ BEGIN
         PERFORM jobstate.queue_settle($1, $2, $3, $4, coalesce(seen.first, $3));
     END IF;
     IF seen.long IS NOT NULL THEN
-        UPDATE jobstate.job j SET slot = -2
-         WHERE j.slot >= 0 AND j.position = ANY (jobstate.queue_hold_running(seen.long, false, 1000));
+        held := jobstate.queue_hold_running(seen.long, false, 1000);
+        UPDATE jobstate.job j SET slot = -2 WHERE j.slot >= 0 AND j.position = ANY (held);
     END IF;
     RETURN seen.overdue;
 END
