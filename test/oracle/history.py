@@ -7,7 +7,7 @@ unique keys hold after every commit.
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 SLOT = "jobstate_oracle"
@@ -16,7 +16,7 @@ LIVE = (AVAILABLE, RUNNING, DEFERRED)
 MOVES = {(AVAILABLE, RUNNING), (AVAILABLE, CANCELLED), (RUNNING, COMPLETED), (RUNNING, FAILED), (RUNNING, CANCELLED),
          (RUNNING, DEFERRED), (DEFERRED, AVAILABLE), (DEFERRED, CANCELLED), (FAILED, DEFERRED), (CANCELLED, DEFERRED)}
 
-CHANGES = f"""SELECT data FROM pg_logical_slot_get_changes('{SLOT}', NULL, NULL, 'include-timestamp', 'off')
+CHANGES = f"""SELECT lsn - '0/0'::pg_lsn, data FROM pg_logical_slot_get_changes('{SLOT}', NULL, NULL, 'include-timestamp', 'off')
     WHERE data ~ '^(BEGIN|COMMIT)|^table [^:]*jobstate\\.(job|rollup|dead_letter)'"""
 COLUMN = re.compile(r'"?(\w+)"?\[[^\]]*\]:(\'(?:[^\']|\'\')*\'|[^ ]+)')
 
@@ -65,30 +65,39 @@ class History:
         self.running = Counter()  # by queue, and by queue and limit key
         self.holders = Counter()  # live jobs by queue and unique key
         self.wrong = []
+        self.shared = set()  # keys that two have
+        self.trail = defaultdict(list)  # by id, to be read by people
+        self.read_until = 0  # after a crash the slot may tell again what it has told
 
     def read(self, db):
         """Goes on to what is committed now."""
         db.execute("SELECT pg_logical_emit_message(true, 'oracle', 'now')")
         xact = None
-        for data, in db.execute(CHANGES).fetchall():
+        for lsn, data in db.execute(CHANGES).fetchall():
             if data.startswith("BEGIN"):
                 xact = data[6:], []
             elif data.startswith("COMMIT"):
-                if xact[1]:
+                if xact[1] and lsn > self.read_until:
                     self.replay(*xact)
+                self.read_until = max(lsn, self.read_until)
             else:
                 xact[1].append(data)
         return self.wrong
 
     def fail(self, xid, why, *what):
         self.wrong.append(f"transaction {xid}: {why}: {' -> '.join(map(str, what))}")
+        for id in {row.id for row in what if isinstance(row, Row)}:
+            self.wrong += [f"    {line}" for line in self.trail[id]]
+
+    def trace(self, xid, row, what):
+        self.trail[row.id].append(f"{xid} {what} {row}")
 
     # one transaction
 
     def replay(self, xid, changes):
         self.gone = {}  # by id: deleted, and not inserted again so far
         self.touched = set()  # dead letters that went
-        self.truncated = set()
+        self.truncated = set()  # jobs in what was truncated
         prunes = any(change.startswith("table jobstate.rollup:") for change in changes)
         for change in changes:
             table, what = change[6:].split(": ", 1)
@@ -103,9 +112,9 @@ class History:
 
     def change_jobs(self, xid, table, what):
         if what.startswith("TRUNCATE"):
-            self.truncated |= set(table.split(", "))
             for part in table.split(", "):
                 for row in [row for row in self.rows.values() if row.part == part]:
+                    self.truncated.add(row.id)
                     self.take_out(row)
             return
         kind, values = what.split(": ", 1)
@@ -121,6 +130,7 @@ class History:
             self.count(old, -1)
             self.rows[new.position] = new
             self.count(new, 1)
+            self.trace(xid, new, "becomes")
             self.move(xid, old, new)
 
     def change_dead(self, what):
@@ -138,11 +148,13 @@ class History:
 
     def take_out(self, row):
         del self.rows[row.position]
+        self.trace("", row, "leaves its place")
         self.count(row, -1)
         self.gone[row.id] = row
 
     def insert(self, xid, new):
         self.rows[new.position] = new
+        self.trace(xid, new, "comes")
         self.count(new, 1)
         old = self.gone.pop(new.id, None)
         if old:
@@ -184,7 +196,7 @@ class History:
     def remove(self, xid, row, prunes):
         if row.state == RUNNING:
             self.ended.add((row.id, row.token))
-        if row.state in LIVE and row.part in self.truncated and prunes:
+        if row.state in LIVE and row.id in self.truncated and prunes:
             self.fail(xid, "a job that has not ended was pruned", row)
         elif row.state in LIVE or not prunes:
             self.deleted.add(row.id)
@@ -210,8 +222,9 @@ class History:
                 if len(key) == 2 and key[0] == queue and key[1] is not None and n > most:
                     self.fail(xid, f"{n} jobs of {key} run")
         for key, n in self.holders.items():
-            if n > 1:
-                self.fail(xid, f"{n} live jobs have the unique key {key}")
+            if n > 1 and key not in self.shared:
+                self.shared.add(key)
+                self.fail(xid, f"live jobs share the unique key {key}", *(row for row in self.rows.values() if (row.queue, row.unique_key) == key and row.state in LIVE))
 
     def groups(self):
         return Counter(row.group() for row in self.rows.values())

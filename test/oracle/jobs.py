@@ -10,6 +10,7 @@ room for prepared transactions. What the clients try follows from the seed; how 
 
 import argparse
 import random
+import re
 import sys
 import time
 from collections import Counter, defaultdict
@@ -43,12 +44,15 @@ def in_order(who, places):
 
 
 class Harness:
+    queues = QUEUES
+    ring = "'slot_length', '300 ms', 'retention', '200 ms', 'failed_retention', '1 s', 'dead_letter_retention', '3 s'"
+
     def __init__(self, options):
         self.options = options
         self.random = random.Random(options.seed)
         self.db = psycopg.connect(options.dsn, autocommit=True)
-        limits = lambda name: {queue: settings[name] for queue, settings in QUEUES.items() if name in settings}
-        self.history = History(limits("max_running"), limits("max_running_per_key"), QUEUES)
+        limits = lambda name: {queue: settings[name] for queue, settings in self.queues.items() if name in settings}
+        self.history = History(limits("max_running"), limits("max_running_per_key"), self.queues)
         self.acked = defaultdict(set)
 
     def build(self):
@@ -57,12 +61,10 @@ class Harness:
                     "DROP EXTENSION IF EXISTS jobstate CASCADE", "CREATE EXTENSION jobstate", "SELECT jobstate.install('queue')",
                     f"SELECT pg_create_logical_replication_slot('{SLOT}', 'test_decoding')"):
             self.db.execute(sql)
-        self.db.execute("SELECT jobstate.queue_ring_define(jsonb_build_object('slots', %s::int, 'slot_jobs', %s::int, 'slot_length', '300 ms',"
-                        " 'retention', '200 ms', 'failed_retention', '1 s', 'dead_letter_retention', '3 s'))",
+        self.db.execute(f"SELECT jobstate.queue_ring_define(jsonb_build_object('slots', %s::int, 'slot_jobs', %s::int, {self.ring}))",
                         (self.random.randint(3, 6), self.random.choice((50, 100, 200))))
-        for queue, settings in QUEUES.items():
+        for queue, settings in self.queues.items():
             self.db.execute("SELECT jobstate.queue_define(%s, %s::jsonb)", (queue, psycopg.types.json.Jsonb(settings)))
-        self.stage = Stage(self.options.dsn, self.options.sessions + 3)
 
     # a round
 
@@ -79,7 +81,13 @@ class Harness:
             self.db.execute(f"COMMIT PREPARED '{gid}'")
             stage.journal += journal
         stage.prepared = []
-        return stage.failures or list(self.check())
+        return self.explain(stage.failures) if stage.failures else list(self.check())
+
+    def explain(self, failures):
+        """With the lives of the jobs that are named."""
+        self.history.read(self.db)
+        ids = [int(id) for failure in failures for id in re.findall(r"\d{15,}", failure)]
+        return failures + [line for id in ids[:4] if id in self.history.trail for line in self.history.trail[id]]
 
     def check(self):
         """All is quiet: once as the clients left it, and once with the ring emptied as far as it goes."""
@@ -148,12 +156,12 @@ class Harness:
         if wrong:
             yield f"{what}: {wrong[:5]}"
 
-    def find_hidden(self):
+    def find_hidden(self, connections=None):
         """Each backend must find every available job, whatever it has learned of the lanes before."""
-        for queue in QUEUES:
+        for queue in self.queues:
             self.db.execute("SELECT jobstate.resume(%s)", (queue,))
-        for db in self.stage.free:
-            for queue in QUEUES:
+        for db in connections or self.stage.free:
+            for queue in self.queues:
                 db.execute("BEGIN")
                 ids = [id for id, in db.execute("SELECT id FROM jobstate.claim(%s, 'nobody', 1000000)", (queue,))]
                 places = dict(db.execute("SELECT id, position FROM jobstate.job WHERE id = ANY (%s)", (ids,)).fetchall())
@@ -162,9 +170,9 @@ class Harness:
 
     def compare_found(self, who, queue, ids, places):
         hidden = {row.id for row in self.history.rows.values() if row.queue == queue and row.state == AVAILABLE} - set(ids)
-        if len(ids) < self.to_be_found(queue) or (hidden and "max_running" not in QUEUES[queue]):
+        if len(ids) < self.to_be_found(queue) or (hidden and "max_running" not in self.queues[queue]):
             yield f"{who} finds {len(ids)} of {self.to_be_found(queue)} jobs of queue {queue}, not {sorted(hidden)[:5]}"
-        if "max_running" not in QUEUES[queue]:
+        if "max_running" not in self.queues[queue]:
             yield from in_order(who, [(places[id] >> 48, places[id]) for id in ids])
 
     def to_be_found(self, queue):
@@ -173,7 +181,7 @@ class Harness:
         for row in self.history.rows.values():
             if row.queue == queue and row.state in (AVAILABLE, RUNNING):
                 (available if row.state == AVAILABLE else running)[row.limit_key] += 1
-        settings = QUEUES[queue]
+        settings = self.queues[queue]
         per_key = settings.get("max_running_per_key", 10 ** 9)
         free = sum(n if key is None else max(min(n, per_key - running[key]), 0) for key, n in available.items())
         return max(min(free, settings.get("max_running", 10 ** 9) - sum(running.values())), 0)
@@ -201,7 +209,7 @@ class Harness:
     def lane_of(self, claim):
         """Where keys are limited, each key has its own order."""
         position, limit_key, queue = self.history.claimed[claim]
-        return (position >> 48, limit_key if "max_running_per_key" in QUEUES[queue] else None), position
+        return (position >> 48, limit_key if "max_running_per_key" in self.queues[queue] else None), position
 
     def drain_once(self):
         db, claimed = self.db, []
@@ -209,7 +217,7 @@ class Harness:
                     "SELECT jobstate.retry_all(everything => true)", "SELECT jobstate.dlq_retry_all(everything => true)",
                     "UPDATE jobstate.job SET run_at = now() WHERE state_id = 3", "SELECT jobstate.promote(NULL, 100000)"):
             db.execute(sql)
-        for queue in QUEUES:
+        for queue in self.queues:
             while True:
                 jobs = db.execute("SELECT id, token FROM jobstate.claim(%s, 'drain', %s)", (queue, self.random.choice((1, 5, 50)))).fetchall()
                 if not jobs:
@@ -226,6 +234,7 @@ class Harness:
 
     def run(self):
         self.build()
+        self.stage = Stage(self.options.dsn, self.options.sessions + 3)
         until = time.monotonic() + self.options.seconds
         number = 0
         failures = []

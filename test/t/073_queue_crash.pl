@@ -1,0 +1,43 @@
+# Workers, backends and the server are killed at any instant: what was acknowledged to a
+# worker holds, every job completes exactly once, and a poison job ends as a dead letter.
+use strict;
+use warnings;
+use FindBin;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $python = $ENV{PYTHON} || 'python3';
+plan skip_all => "no $python with psycopg 3 here"
+  if system("$python -c 'import psycopg' 2>/dev/null") != 0;
+
+my $node = PostgreSQL::Test::Cluster->new('main');
+$node->init(allows_streaming => 'logical');
+$node->append_conf('postgresql.conf', "fsync = off\nmax_prepared_transactions = 20");
+$node->start;
+plan skip_all => 'no test_decoding here'
+  if $node->psql('postgres', q{SELECT pg_create_logical_replication_slot('probe', 'test_decoding', true)}) != 0;
+
+# Ten crashes; more by hand. The script kills and starts the server by itself.
+my ($out, $err);
+local $ENV{PYTHONDONTWRITEBYTECODE} = 1;
+IPC::Run::run(
+	[
+		$python, "$FindBin::Bin/../oracle/crash.py",
+		'--seed', 1, '--cycles', $ENV{JOBSTATE_CRASH_CYCLES} || 10,
+		'--dsn', $node->connstr('postgres'),
+		'--pgdata', $node->data_dir, '--bindir', $node->config_data('--bindir')
+	],
+	'>', \$out, '2>', \$err);
+is($?, 0, 'rounds of crashes');
+note($out);
+diag($out . $err) if $?;
+
+# no backend of ours crashed by itself
+unlike(slurp_file($_), qr/PANIC|TRAP|signal (6|11)/, "nothing else in $_")
+  for $node->logfile, $node->data_dir . '/crash.log';
+
+# the server that runs by now is not the one that this node started
+$node->_update_pid(1);
+$node->stop;
+done_testing();
