@@ -5,11 +5,15 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/snapmgr.h"
 
 #include "catalog.h"
 #include "counts.h"
@@ -60,6 +64,41 @@ read_rollup(JobstateAttachment *attachment, JobstateTallySet *spelling,
 	}
 	jobstate_settings_end(nest);
 	jobstate_spi_finish();
+}
+
+/*
+ * Counts what is there, and returns the snapshot, registered, by which the
+ * rollup is to be read; NULL for the active one.
+ * Problem: both must be of one moment, or what is pruned in between is in
+ * neither.  Counters that a fold has overtaken are read by the newest snapshot
+ * where a transaction does not keep its own.
+ * Solution: there both are read by the newest.  Where the rows are counted
+ * themselves, nobody truncates a partition after it was taken.
+ */
+static Snapshot
+count_live(JobstateAttachment *attachment, JobstateFilter *filter,
+		   JobstateSums *live)
+{
+	Snapshot	newest;
+
+	if (IsolationUsesXactSnapshot())
+	{
+		jobstate_counts_exact(attachment, filter, live);
+		return NULL;
+	}
+	if (jobstate_counts_read(attachment, filter, NULL, &newest,
+							 live) == JOBSTATE_READ_COUNTED)
+	{
+		jobstate_counts_add_pending(attachment, live);
+		return newest;
+	}
+	UnregisterSnapshot(newest);
+	jobstate_sums_reset(live);
+	LockRelationOid(attachment->target, AccessShareLock);
+	(void) find_all_inheritors(attachment->target, AccessShareLock, NULL);
+	newest = RegisterSnapshot(GetLatestSnapshot());
+	(void) jobstate_recount(attachment, attachment->target, filter, newest, live);
+	return newest;
 }
 
 static void
@@ -121,12 +160,20 @@ jobstate_totals(PG_FUNCTION_ARGS)
 	JobstateAttachment *attachment;
 	JobstateFilter *filter;
 	JobstateRole role;
+	Snapshot	newest;
 
 	InitMaterializedSRF(fcinfo, 0);
 	attachment = jobstate_counts_arguments(fcinfo, &filter, &role);
-	jobstate_counts_exact(attachment, filter, live);
+	newest = count_live(attachment, filter, live);
 	live = jobstate_counts_merge(attachment, spelling, filter, live);
+	if (newest != NULL)
+		PushActiveSnapshot(newest);
 	read_rollup(attachment, spelling, rolled);
+	if (newest != NULL)
+	{
+		PopActiveSnapshot();
+		UnregisterSnapshot(newest);
+	}
 	rolled = jobstate_counts_merge(attachment, spelling, filter, rolled);
 	put_all((ReturnSetInfo *) fcinfo->resultinfo, attachment, filter, spelling,
 			live, rolled);
