@@ -198,6 +198,16 @@ $$;
 COMMENT ON FUNCTION jobstate.next_due(text)
     IS 'time until the queue''s next job is due: zero or less means now, null that none is or that the queue is paused';
 
+-- queue_whole: a job that is not there may be one whose slot was emptied after the
+-- caller's snapshot was taken, where that is kept: then 40001 is the answer.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.queue_whole()
+RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'jobstate_queue_whole';
+COMMENT ON FUNCTION jobstate.queue_whole()
+    IS 'internal: raises 40001 where a slot of the ring was emptied since the transaction''s snapshot';
+
 -- queue_find: where jobs are.  A job that was never moved lies under its id: in
 -- that position's slot, or beside the ring, or, where the ring's size was changed
 -- since, in any slot.  One that was moved has an index of its own.
@@ -208,10 +218,12 @@ LANGUAGE plpgsql STABLE ROWS 10
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
+SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
     found_home bigint;
+    found_moved bigint;
 BEGIN
     RETURN QUERY
         SELECT g.id, f."position", f.slot, f.state_id
@@ -236,6 +248,10 @@ BEGIN
                 SELECT j."position", j.slot, j.state_id FROM jobstate.job j
                  WHERE j."position" = g.id AND j.id = g.id
                    AND j.slot <> ALL (ARRAY[g.home, -1::smallint, -2::smallint]) LIMIT 1) f;
+    GET DIAGNOSTICS found_moved = ROW_COUNT;
+    IF found_home + found_moved < cardinality(ids) THEN
+        PERFORM jobstate.queue_whole();
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION jobstate.queue_find(bigint[])

@@ -133,6 +133,7 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
+SET jit = off
 AS $$
 BEGIN
     RETURN ARRAY(SELECT j.position FROM jobstate.job j
@@ -160,6 +161,7 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
+SET jit = off
 AS $$
 DECLARE
     seen bigint[] := jobstate.queue_positions(ids);
@@ -179,6 +181,9 @@ BEGIN
             seen := jobstate.queue_positions(ids);
         END;
     END LOOP;
+    IF cardinality(held) < cardinality(ids) THEN
+        PERFORM jobstate.queue_whole();
+    END IF;
     RETURN held;
 END
 $$;

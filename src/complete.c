@@ -26,6 +26,7 @@
 #include "recount.h"
 
 PG_FUNCTION_INFO_V1(jobstate_complete);
+PG_FUNCTION_INFO_V1(jobstate_queue_whole);
 
 /* One job that is reported as done */
 typedef struct Report
@@ -129,13 +130,11 @@ refuse_if_serial(void)
 
 /* A job that is not there may be one whose slot was emptied since our snapshot. */
 static void
-refuse_if_emptied(JobstateJobTable *jobs)
+refuse_if_emptied(Oid relid)
 {
-	Oid			relid = RelationGetRelid(jobs->rel);
-
 	if (IsolationUsesXactSnapshot() &&
 		jobstate_was_rewritten(relid, GetTransactionSnapshot()))
-		jobstate_error_snapshot_truncated(relid);
+		jobstate_error_ring_emptied();
 }
 
 static TM_Result
@@ -170,7 +169,7 @@ complete_job(JobstateJobTable *jobs, Report *report, TimestampTz now)
 
 		if (part == NULL)
 		{
-			refuse_if_emptied(jobs);
+			refuse_if_emptied(RelationGetRelid(jobs->rel));
 			return false;
 		}
 		token = DatumGetInt64(jobstate_job_value(part, part->old, JOB_TOKEN, &isnull));
@@ -293,4 +292,12 @@ jobstate_complete(PG_FUNCTION_ARGS)
 	PopActiveSnapshot();
 	jobstate_jobs_close(jobs);
 	return (Datum) 0;
+}
+
+/* queue_whole(), for the verbs in SQL that miss a job */
+Datum
+jobstate_queue_whole(PG_FUNCTION_ARGS)
+{
+	refuse_if_emptied(jobstate_queue_relation("job"));
+	PG_RETURN_VOID();
 }

@@ -643,3 +643,13 @@ jobstate_error_array_lengths(const char *one, const char *other)
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("arrays \"%s\" and \"%s\" must be of the same length", one, other)));
 }
+
+void
+jobstate_error_ring_emptied(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not look up a job in an old snapshot"),
+			 errdetail("A slot of the queue's ring was emptied after this transaction's snapshot was taken."),
+			 errhint("The transaction might succeed if retried.")));
+}

@@ -30,6 +30,7 @@ extern void jobstate_error_negative(JobstateAttachment *attachment, const char *
 extern void jobstate_error_damaged(const char *what, text *stored) pg_attribute_noreturn();
 extern void jobstate_error_snapshot_truncated(Oid target) pg_attribute_noreturn();
 
+extern void jobstate_error_ring_emptied(void) pg_attribute_noreturn();
 extern void jobstate_error_null(const char *argument) pg_attribute_noreturn();
 extern void jobstate_error_not_positive(const char *argument) pg_attribute_noreturn();
 extern void jobstate_error_no_extension(void) pg_attribute_noreturn();
