@@ -2,8 +2,8 @@
 // A worker of a jobstate queue: worker.mjs QUEUE
 //
 // The connection is that of PGHOST, PGPORT, PGDATABASE, PGUSER, and may lead through
-// PgBouncer in transaction mode. Where the queue's setting "notify" is on, LISTEN_DSN
-// may name a connection around PgBouncer, by which new jobs are told of at once.
+// PgBouncer in transaction mode. Where the queue's setting "notify" is on, LISTEN_HOST
+// and LISTEN_PORT may name the server itself, by which new jobs are told of at once.
 import os from 'node:os'
 import pg from 'pg'
 
@@ -156,17 +156,20 @@ async function idle () {
 }
 
 // Optional: a session of its own, as LISTEN needs one.
-async function listen (connectionString) {
-  const session = new pg.Client({ connectionString })
-  session.on('notification', notification => { if (notification.payload === QUEUE) wake() })
-  session.on('error', () => {})
-  session.on('end', () => { if (!stopping) setTimeout(listen, IDLE * 1000, connectionString) })
-  try {
-    await session.connect()
-    await session.query('LISTEN jobstate_queue')
-  } catch (error) {
-    console.error(`listen: ${error.message}`)
-    await session.end().catch(() => {})
+async function listen () {
+  while (!stopping) {
+    const session = new pg.Client({ host: process.env.LISTEN_HOST, port: process.env.LISTEN_PORT ?? 5432 })
+    const lost = new Promise(resolve => { session.on('error', resolve).on('end', resolve) })
+    session.on('notification', notification => { if (notification.payload === QUEUE) wake() })
+    try {
+      await session.connect()
+      await session.query('LISTEN jobstate_queue')
+      await lost
+    } catch (error) {
+      console.error(`listen: ${error.message}`)
+    }
+    session.end().catch(() => {})
+    await sleep(5)
   }
 }
 
@@ -178,7 +181,7 @@ process.on('SIGTERM', stop)
 process.on('SIGINT', stop)
 
 const heart = setInterval(() => beat().catch(error => console.error(`heartbeat: ${error.message}`)), LEASE / 3 * 1000)
-if (process.env.LISTEN_DSN) listen(process.env.LISTEN_DSN)
+if (process.env.LISTEN_HOST) listen()
 while (!stopping) {
   try {
     if (await runBatch() === 0) await idle()

@@ -2,8 +2,8 @@
 """A worker of a jobstate queue: worker.py QUEUE
 
 The connection is libpq's (PGHOST, PGPORT, PGDATABASE, ...) and may lead through
-PgBouncer in transaction mode. Where the queue's setting "notify" is on, LISTEN_DSN may
-name a connection around PgBouncer, by which new jobs are told of at once.
+PgBouncer in transaction mode. Where the queue's setting "notify" is on, LISTEN_HOST and
+LISTEN_PORT may name the server itself, by which new jobs are told of at once.
 """
 import os
 import signal
@@ -151,18 +151,19 @@ def run_batches(db, leases):
             awake.wait(IDLE if due is None else min(max(due, 0.1), IDLE))
 
 
-def listen(dsn):
+def listen():
     """Optional: a session of its own, as LISTEN needs one."""
+    server = {"host": os.environ["LISTEN_HOST"], "port": os.environ.get("LISTEN_PORT", 5432)}
     while True:
         try:
-            with psycopg.connect(dsn, autocommit=True) as db:
+            with psycopg.connect(**server, autocommit=True) as db:
                 db.execute("LISTEN jobstate_queue")
                 for notification in db.notifies():
                     if notification.payload == QUEUE:
                         awake.set()
         except psycopg.OperationalError as error:
             print(f"listen: {error}", file=sys.stderr)
-            time.sleep(IDLE)
+            time.sleep(5)
 
 
 def stop(*_):
@@ -176,8 +177,8 @@ def main():
     signal.signal(signal.SIGINT, stop)
     leases = Leases()
     leases.start()
-    if os.environ.get("LISTEN_DSN"):
-        threading.Thread(target=listen, args=(os.environ["LISTEN_DSN"],), daemon=True).start()
+    if os.environ.get("LISTEN_HOST"):
+        threading.Thread(target=listen, daemon=True).start()
     while not stopping:
         try:
             with connect() as db:

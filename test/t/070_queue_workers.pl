@@ -188,8 +188,7 @@ is(value(q{SELECT count(*) FROM jobstate.jobs WHERE state = 'running'}), '0', 'a
 is(value(q{SELECT DISTINCT attempt FROM jobstate.jobs WHERE state IN ('available', 'deferred') AND kind = 'charge'}), '0',
 	'what it had not begun has all its attempts');
 @running = ();
-my $around = 'postgresql:///postgres?host=' . $node->host . '&port=' . $node->port . '&user=' . (getpwuid $<)[0];
-start_worker($_, $_, IDLE => 600, LISTEN_DSN => $around) for 'python', 'node';
+start_worker($_, $_, IDLE => 600, LISTEN_HOST => $node->host, LISTEN_PORT => $node->port) for 'python', 'node';
 ok(eventually(sub { value(q{SELECT count(*) FROM receipt WHERE order_id > 2000}) == 10 }), 'others go on with that');
 
 # and sleep until they are told
