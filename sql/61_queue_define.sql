@@ -211,10 +211,12 @@ COMMENT ON FUNCTION jobstate.queue_whole()
 -- queue_find: where jobs are.  A job that was never moved lies under its id: in
 -- that position's slot, or beside the ring, or, where the ring's size was changed
 -- since, in any slot.  One that was moved has an index of its own.
+-- It is volatile so that each look has its own snapshot, taken after the partitions
+-- are locked: whoever empties a slot may carry the job over while we wait.
 -- Writes nothing, locks nothing.  What is found may have moved on when it is locked.
 CREATE FUNCTION jobstate.queue_find(ids bigint[])
 RETURNS TABLE (id bigint, "position" bigint, slot smallint, state_id smallint)
-LANGUAGE plpgsql STABLE ROWS 10
+LANGUAGE plpgsql VOLATILE ROWS 10
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
