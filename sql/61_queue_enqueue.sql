@@ -153,7 +153,7 @@ COMMENT ON FUNCTION jobstate.enqueue_check(text, text, jsonb, integer, integer, 
 
 -- enqueue_rows: brings a batch in, in C, without unique keys' say.  A job for which
 -- an id is given already gets no row.  NULL: the queue or one of its lanes does not
--- exist, and nothing was written.
+-- exist, or something is wrong with the batch, and nothing was written.
 -- Writes: job.  Locks nothing.
 CREATE FUNCTION jobstate.enqueue_rows(queue text, kinds text[], payloads jsonb[], priorities integer[],
     run_ats timestamptz[], unique_keys text[], shard_keys text[], limit_keys text[],
@@ -269,14 +269,19 @@ COMMENT ON FUNCTION jobstate.queue_withdraw(bigint[])
 
 -- enqueue_many_check: says what is wrong with a batch, if anything is.
 -- Writes nothing, locks nothing.
-CREATE FUNCTION jobstate.enqueue_many_check(queue text, n integer, sizes integer[], kinds text[],
-    payloads jsonb[], priorities integer[], max_attempts integer, timeout interval)
+CREATE FUNCTION jobstate.enqueue_many_check(queue text, kinds text[], payloads jsonb[],
+    priorities integer[], max_attempts integer, timeout interval, sizes integer[])
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 AS $$
+DECLARE
+    n CONSTANT integer := cardinality(kinds);
 BEGIN
+    PERFORM jobstate.require_argument('queue', queue);
+    PERFORM jobstate.require_argument('kinds', kinds);
+    PERFORM jobstate.require_argument('payloads', payloads);
     IF n <> ANY (sizes) THEN
         RAISE EXCEPTION 'the lists of a batch differ in length'
             USING ERRCODE = 'invalid_parameter_value',
@@ -291,7 +296,7 @@ BEGIN
     PERFORM jobstate.enqueue_check(queue, '', '{}', 2, max_attempts, timeout);
 END
 $$;
-COMMENT ON FUNCTION jobstate.enqueue_many_check(text, integer, integer[], text[], jsonb[], integer[], integer, interval)
+COMMENT ON FUNCTION jobstate.enqueue_many_check(text, text[], jsonb[], integer[], integer, interval, integer[])
     IS 'internal: raises 22004 or 22023 for a batch that cannot be';
 
 -- enqueue_many: a batch of jobs of one queue, in the caller's transaction.
@@ -309,28 +314,26 @@ SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 BEGIN
-    PERFORM jobstate.require_argument('queue', $1);
-    PERFORM jobstate.require_argument('kinds', $2);
-    PERFORM jobstate.require_argument('payloads', $3);
-    PERFORM jobstate.enqueue_many_check($1, cardinality($2),
-        ARRAY[cardinality($3), cardinality($4), cardinality($5), cardinality($6), cardinality($8), cardinality($9)],
-        $2, $3, $4, $10, $11);
-    IF cardinality($2) = 0 THEN
-        RETURN;
-    END IF;
-    IF num_nonnulls(VARIADIC $6) > 0 THEN
-        RETURN QUERY
-            SELECT k.* FROM jobstate.enqueue_keyed($1, $2, $3, $4, $5, $6, $8, $9, $10, $11,
-                                                   jobstate.queue_key_states($7)) k;
-        RETURN;
-    END IF;
-    LOOP
+    WHILE coalesce(num_nonnulls(VARIADIC $6), 0) = 0 LOOP
         RETURN QUERY
             SELECT r.id, false
               FROM unnest(jobstate.enqueue_rows($1, $2, $3, $4, $5, NULL, $8, $9, $10, $11, NULL)) r (id);
-        EXIT WHEN FOUND;
+        IF FOUND THEN
+            RETURN;
+        END IF;
+        -- Something is wrong with the batch, or it is the first of its lanes.
+        PERFORM jobstate.enqueue_many_check($1, $2, $3, $4, $10, $11,
+            ARRAY[cardinality($3), cardinality($4), cardinality($5), cardinality($6), cardinality($8), cardinality($9)]);
+        IF cardinality($2) = 0 THEN
+            RETURN;
+        END IF;
         PERFORM jobstate.queue_add_lanes($1, coalesce(array_replace($4, NULL, 2), '{2}'));
     END LOOP;
+    PERFORM jobstate.enqueue_many_check($1, $2, $3, $4, $10, $11,
+        ARRAY[cardinality($3), cardinality($4), cardinality($5), cardinality($6), cardinality($8), cardinality($9)]);
+    RETURN QUERY
+        SELECT k.* FROM jobstate.enqueue_keyed($1, $2, $3, $4, $5, $6, $8, $9, $10, $11,
+                                               jobstate.queue_key_states($7)) k;
 END
 $$;
 COMMENT ON FUNCTION jobstate.enqueue_many(text, text[], jsonb[], integer[], timestamptz[], text[], text[], text[], text[], integer, interval)

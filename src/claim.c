@@ -25,8 +25,9 @@
 
 PG_FUNCTION_INFO_V1(jobstate_claim);
 
-/* Milliseconds between two rescues by one backend */
+/* Milliseconds between two rescues, and two promotions while it has work to do */
 #define RESCUE_EVERY	1000
+#define PROMOTE_EVERY	100
 
 /* A claim under way */
 typedef struct Claim
@@ -283,6 +284,7 @@ tend(Claim *claim)
 	static SPIPlanPtr rescue = NULL;
 	static SPIPlanPtr promote = NULL;
 	static TimestampTz rescued = 0;
+	static TimestampTz promoted = 0;
 	int64		n = 0;
 
 	if (claim->taken == 0 &&
@@ -291,6 +293,10 @@ tend(Claim *claim)
 		rescued = claim->now;
 		n = call(&rescue, "SELECT pg_catalog.count(*) FROM jobstate.rescue($2)", claim);
 	}
+	if (claim->taken > 0 &&
+		!TimestampDifferenceExceeds(promoted, claim->now, PROMOTE_EVERY))
+		return n;
+	promoted = claim->now;
 	return n + call(&promote, "SELECT jobstate.promote($1, $2)", claim);
 }
 

@@ -19,7 +19,6 @@
 #include "utils/timestamp.h"
 
 #include "catalog.h"
-#include "error.h"
 #include "queueinfo.h"
 
 PG_FUNCTION_INFO_V1(jobstate_enqueue_rows);
@@ -136,8 +135,6 @@ has_lanes(Batch *batch)
 	{
 		int			priority = priority_of(batch, i);
 
-		if (priority < 1 || priority > QUEUE_PRIORITIES)
-			jobstate_error_not_positive("priority");
 		for (shard = 0; shard < batch->info.shards; shard++)
 			if (*lane_place(batch, priority, shard) == 0)
 				return false;
@@ -300,25 +297,11 @@ read_array(FunctionCallInfo fcinfo, Batch *batch, ArrayArgument which, Oid type)
 	get_typlenbyvalalign(type, &typlen, &typbyval, &typalign);
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(which), type, typlen, typbyval, typalign,
 					  &elements->value, &elements->isnull, &elements->n);
-	if (which != KINDS && elements->n != batch->given[KINDS].n)
-		jobstate_error_array_lengths("kinds", "others");
 }
 
-/*
- * enqueue_rows(queue, kinds, payloads, priorities, run_ats, unique_keys, shard_keys,
- * limit_keys, max_attempts, timeout, known) returns bigint[]
- *
- * The ids in the order given; a job that is known already keeps its id and gets
- * no row.  NULL: the queue or a lane does not exist, and nothing was written.
- */
-Datum
-jobstate_enqueue_rows(PG_FUNCTION_ARGS)
+static void
+read_arrays(FunctionCallInfo fcinfo, Batch *batch)
 {
-	Batch	   *batch = palloc0(sizeof(Batch));
-
-	if (PG_ARGISNULL(0) || PG_ARGISNULL(KINDS))
-		jobstate_error_null(PG_ARGISNULL(0) ? "queue" : "kinds");
-	batch->queue = PointerGetDatum(PG_GETARG_TEXT_PP(0));
 	read_array(fcinfo, batch, KINDS, TEXTOID);
 	read_array(fcinfo, batch, PAYLOADS, JSONBOID);
 	read_array(fcinfo, batch, PRIORITIES, INT4OID);
@@ -327,9 +310,62 @@ jobstate_enqueue_rows(PG_FUNCTION_ARGS)
 	read_array(fcinfo, batch, SHARD_KEYS, TEXTOID);
 	read_array(fcinfo, batch, LIMIT_KEYS, TEXTOID);
 	read_array(fcinfo, batch, KNOWN, INT8OID);
+}
+
+/* Is every array as long as that of the kinds, or not given? */
+static bool
+fits(Batch *batch)
+{
+	int			which;
+
+	for (which = PAYLOADS; which <= KNOWN; which++)
+		if (batch->given[which].n != batch->given[KINDS].n &&
+			batch->given[which].n != 0)
+			return false;
+	return batch->given[PAYLOADS].n == batch->given[KINDS].n;
+}
+
+/* Is the batch as it should be?  If not, the caller says what is wrong with it. */
+static bool
+is_sound(FunctionCallInfo fcinfo, Batch *batch)
+{
+	int32		attempts = PG_ARGISNULL(8) ? 1 : PG_GETARG_INT32(8);
+	Interval	none = {0};
+	int			i;
+
+	if (VARSIZE_ANY_EXHDR(DatumGetPointer(batch->queue)) == 0 || !fits(batch) ||
+		attempts < 1 || attempts > PG_INT16_MAX ||
+		(!batch->no_timeout &&
+		 !DatumGetBool(DirectFunctionCall2(interval_gt, batch->timeout,
+										   IntervalPGetDatum(&none)))))
+		return false;
+	for (i = 0; i < batch->given[KINDS].n; i++)
+		if (!given(batch, KINDS, i) || !given(batch, PAYLOADS, i) ||
+			priority_of(batch, i) < 1 || priority_of(batch, i) > QUEUE_PRIORITIES)
+			return false;
+	return true;
+}
+
+/*
+ * enqueue_rows(queue, kinds, payloads, priorities, run_ats, unique_keys, shard_keys,
+ * limit_keys, max_attempts, timeout, known) returns bigint[]
+ *
+ * The ids in the order given; a job that is known already keeps its id and gets
+ * no row.  NULL: the queue or a lane does not exist, or something is wrong with
+ * the batch, and nothing was written.
+ */
+Datum
+jobstate_enqueue_rows(PG_FUNCTION_ARGS)
+{
+	Batch	   *batch = palloc0(sizeof(Batch));
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	batch->queue = PointerGetDatum(PG_GETARG_TEXT_PP(0));
 	batch->no_timeout = PG_ARGISNULL(9);
 	batch->timeout = PG_GETARG_DATUM(9);
-	if (!read_queue(batch) || !has_lanes(batch))
+	read_arrays(fcinfo, batch);
+	if (!is_sound(fcinfo, batch) || !read_queue(batch) || !has_lanes(batch))
 		PG_RETURN_NULL();
 	if (!PG_ARGISNULL(8))
 		batch->max_attempts = PG_GETARG_INT32(8);

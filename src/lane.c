@@ -42,7 +42,7 @@
 #include "recount.h"
 
 /* Publish a floor after passing over this many rows in vain */
-#define PASSED_ENOUGH		1000
+#define PASSED_ENOUGH		500
 
 /* And a ceiling for this many numbers to come */
 #define CEILING_AHEAD		4096
@@ -395,7 +395,8 @@ jobstate_lane_close(JobstateLane *lane, JobstateLaneScan *scan)
 	cursor_end(&lane->kept);
 	cursor_end(&lane->ring);
 	learn_floor(lane, scan, known);
-	floor = Max(lane->floor, known->floor);
+	/* whoever reads it will do so once this transaction has committed */
+	floor = Max(lane->floor, Max(known->floor, known->pending));
 	if (lane->claimed >= lane->ceiling)
 		lane->ceiling = Max(lane->claimed, JOB_POSITION(lane->lane, scan->last)) +
 			CEILING_AHEAD;
