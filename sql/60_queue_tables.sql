@@ -47,6 +47,30 @@ $$;
 COMMENT ON FUNCTION jobstate.queue_install_machine()
     IS 'internal: defines the machine "job"';
 
+-- queue_keep: a queue stays, under its name, as long as it has jobs: without their
+-- lanes nobody could claim or rescue them.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.queue_keep()
+RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' AND NEW.queue = OLD.queue THEN
+        RETURN NEW;
+    END IF;
+    IF EXISTS (SELECT FROM jobstate.counts('jobstate.job', jsonb_build_object('queue', OLD.queue)) c
+                WHERE c.n > 0) THEN
+        RAISE EXCEPTION 'queue "%" still has jobs', OLD.queue
+            USING ERRCODE = 'foreign_key_violation', SCHEMA = 'jobstate', TABLE = 'job',
+                  HINT = 'Delete them from jobstate.job, or move them with jobstate.move_queue().';
+    END IF;
+    RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_keep()
+    IS 'internal: refuses to delete or rename a queue that has jobs';
+
 -- queue_install_settings: queues, their lanes, the ring.
 -- Writes: queue_ring.  Locks: the tables that it creates.
 CREATE FUNCTION jobstate.queue_install_settings()
@@ -71,6 +95,9 @@ BEGIN
         created_at          timestamptz NOT NULL DEFAULT clock_timestamp()
     );
     COMMENT ON TABLE jobstate.queue IS 'the queues and their settings; a queue comes to be with its first job';
+
+    CREATE OR REPLACE TRIGGER queue_keep BEFORE DELETE OR UPDATE OF queue ON jobstate.queue
+        FOR EACH ROW EXECUTE FUNCTION jobstate.queue_keep();
 
     CREATE TABLE IF NOT EXISTS jobstate.queue_lane (
         queue    text NOT NULL REFERENCES jobstate.queue ON UPDATE CASCADE ON DELETE CASCADE,
