@@ -112,7 +112,7 @@ AS $$
     SELECT l.lane, w.floor, coalesce(w.ceiling, (l.lane::bigint + 1) << 48),
            coalesce(w.settled, l.lane::bigint << 48), w.ceiling IS NOT NULL
       FROM (SELECT DISTINCT c.group_key ->> 'queue' AS queue, (c.group_key ->> 'priority')::smallint AS priority
-              FROM jobstate.counts('jobstate.job') c
+              FROM jobstate.counts_now('jobstate.job') c
              WHERE c.state = 'running' AND c.n > 0) r
       JOIN jobstate.queue_lane l ON l.queue = r.queue AND l.priority = r.priority
      CROSS JOIN LATERAL (
