@@ -19,11 +19,8 @@ import time
 
 import psycopg
 
-import jobs
 from history import AVAILABLE, DEFERRED, RUNNING
 from jobs import Harness
-
-LOST = (psycopg.OperationalError, psycopg.errors.AdminShutdown, psycopg.InterfaceError)
 
 
 def arguments():
@@ -257,10 +254,11 @@ def main():
         return Crash(options).run()
     try:
         Worker(options).run()
-    except LOST as error:
-        if not isinstance(error, (psycopg.errors.AdminShutdown, psycopg.InterfaceError)) and error.sqlstate and error.sqlstate[:2] not in ("57", "08"):
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        # the server is gone, or ended this connection
+        if (error.sqlstate or "57")[:2] not in ("57", "08"):
             raise
-        return 0
+    return 0
 
 
 if __name__ == "__main__":

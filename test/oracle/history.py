@@ -28,6 +28,7 @@ class Row:
     state: int
     token: int
     attempt: int
+    max_attempts: int
     queue: str
     priority: int
     limit_key: str
@@ -44,7 +45,7 @@ def columns(text):
 
 def read_row(text, part):
     c = columns(text)
-    return Row(int(c["id"]), int(c["position"]), int(c["state_id"]), int(c["token"] or 0), int(c["attempt"]), c["queue"],
+    return Row(int(c["id"]), int(c["position"]), int(c["state_id"]), int(c["token"] or 0), int(c["attempt"]), int(c["max_attempts"]), c["queue"],
                int(c["priority"]), c["limit_key"], c["unique_key"], part)
 
 
@@ -160,7 +161,9 @@ class History:
         if old:
             self.move(xid, old, new)
         elif new.id in self.touched:
-            self.touched.discard(new.id)  # a dead letter comes back
+            self.touched.discard(new.id)
+            if new.attempt:
+                self.fail(xid, "a dead letter comes back without all its attempts", new)
         elif new.id in self.enqueued:
             self.fail(xid, "a job came out of nowhere", new)
         elif new.id != new.position:
@@ -182,10 +185,12 @@ class History:
             return
         if (old.state, new.state) not in MOVES:
             self.fail(xid, "the machine has no such move", old, new)
+        if old.state in (FAILED, CANCELLED) and new.attempt:
+            self.fail(xid, "a job starts again without all its attempts", old, new)
         if new.state == AVAILABLE and old.position == new.position:
             self.fail(xid, "a job became available where it was before", old, new)
         if new.state == RUNNING:
-            if new.attempt != old.attempt + 1 or (new.id, new.token) in self.claimed:
+            if not old.attempt + 1 == new.attempt <= new.max_attempts or (new.id, new.token) in self.claimed:
                 self.fail(xid, "not a fresh attempt", old, new)
             self.claimed[new.id, new.token] = new.position, new.limit_key, new.queue
         if new.state == COMPLETED:
@@ -224,7 +229,8 @@ class History:
         for key, n in self.holders.items():
             if n > 1 and key not in self.shared:
                 self.shared.add(key)
-                self.fail(xid, f"live jobs share the unique key {key}", *(row for row in self.rows.values() if (row.queue, row.unique_key) == key and row.state in LIVE))
+                sharing = [row for row in self.rows.values() if (row.queue, row.unique_key) == key and row.state in LIVE]
+                self.fail(xid, f"live jobs share the unique key {key}", *sharing)
 
     def groups(self):
         return Counter(row.group() for row in self.rows.values())
