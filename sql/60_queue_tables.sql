@@ -120,7 +120,7 @@ BEGIN
     CREATE TABLE IF NOT EXISTS jobstate.queue_ring (
         singleton   boolean PRIMARY KEY DEFAULT true CHECK (singleton),
         slots       smallint NOT NULL DEFAULT 16 CHECK (slots BETWEEN 3 AND 1024),
-        slot_jobs   bigint NOT NULL DEFAULT 250000 CHECK (slot_jobs > 0),
+        slot_jobs   bigint NOT NULL DEFAULT 50000 CHECK (slot_jobs > 0),
         slot_length interval NOT NULL DEFAULT '1 hour' CHECK (slot_length > '0'),
         retention   interval NOT NULL DEFAULT '1 hour' CHECK (retention >= '0'),
         failed_retention interval NOT NULL DEFAULT '72 hours' CHECK (failed_retention >= '0'),
