@@ -323,6 +323,7 @@ jobstate_claim(PG_FUNCTION_ARGS)
 			jobstate_error_null(argument[i]);
 	if (PG_GETARG_INT32(2) <= 0)
 		jobstate_error_not_positive("n");
+	PreventCommandIfReadOnly("claim()");
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	claim.rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	claim.queue = PG_GETARG_TEXT_PP(0);

@@ -272,6 +272,7 @@ jobstate_complete(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		jobstate_error_null(PG_ARGISNULL(0) ? "ids" : "tokens");
+	PreventCommandIfReadOnly("complete()");
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	n = read_reports(fcinfo, &report);
 	if (n == 0)

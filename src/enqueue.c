@@ -12,6 +12,7 @@
 #include "commands/async.h"
 #include "commands/sequence.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -359,6 +360,7 @@ jobstate_enqueue_rows(PG_FUNCTION_ARGS)
 {
 	Batch	   *batch = palloc0(sizeof(Batch));
 
+	PreventCommandIfReadOnly("enqueue()");
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
 	batch->queue = PointerGetDatum(PG_GETARG_TEXT_PP(0));

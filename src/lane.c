@@ -8,10 +8,11 @@
  * Problem: the floor must never pass a job that is, or becomes, available.  Jobs
  * become available only by being inserted at a new position, so what is
  * dangerous are transactions that drew a low number and have not committed.
- * Solution: a scan that finds the first available job at P takes note of P and
- * of the next transaction id.  Whoever drew a number below P had an id by then.
- * A later scan, whose snapshot sees all those transactions ended, still finds
- * nothing available below P: then P is a floor for ever.
+ * Solution: each scan takes note of the number drawn last and, after that, of the
+ * next transaction id.  Whoever drew that number, or one before it, had a lower
+ * id.  A later scan whose snapshot sees all of those ended sees all jobs of these
+ * numbers that there will ever be: below the first that it finds available, and
+ * not above these numbers, is a floor for ever.
  * A scan also sees what its own transaction has done, so a floor counts only
  * once that transaction has committed.  And it misses jobs that were carried out
  * of a slot which was emptied since its snapshot: then it teaches nothing.  The
@@ -47,13 +48,13 @@
 /* And a ceiling for this many numbers to come */
 #define CEILING_AHEAD		4096
 
-/* So many may wait to stand the test */
+/* So many may wait to be proven */
 #define CANDIDATES			4
 
-/* A floor, if nothing below it is available once all below horizon have ended */
+/* Once all below horizon have ended, no job of this number or a lower one comes */
 typedef struct Candidate
 {
-	int64		position;
+	int64		number;
 	uint64		horizon;
 } Candidate;
 
@@ -68,8 +69,9 @@ typedef struct KnownLane
 	int64		ceiling;		/* seen when the floor was computed */
 	int64		floor;
 	int64		pending;		/* the floor, once this transaction commits */
+	int64		proven;			/* no job of this number or a lower one comes */
 	int			ncandidates;
-	Candidate	candidate[CANDIDATES];	/* the next floors, in order */
+	Candidate	candidate[CANDIDATES];	/* the next ones, in order */
 	int64		passed;
 } KnownLane;
 
@@ -190,8 +192,8 @@ jobstate_lane_open(JobstateLane *lane, JobstateLaneInfo *info, JobstateLaneScan 
 	lane->lane = info->lane;
 	lane->priority = info->priority;
 	read_window(lane);
-	if (lane->ceiling < known->ceiling)
-		known->floor = known->pending = known->ncandidates = 0;	/* begun anew */
+	if (lane->ceiling < known->ceiling)		/* begun anew */
+		known->floor = known->pending = known->proven = known->ncandidates = 0;
 	lane->start = Max(lane->floor, known->floor);
 	lane->lap = JOB_NUMBER(lane->start) / scan->jobs->ring.slot_jobs;
 	memset(&lane->kept, 0, sizeof(lane->kept));
@@ -318,27 +320,18 @@ full_xmin(Snapshot snapshot)
 	return next - (uint32) ((uint32) next - snapshot->xmin);
 }
 
-/*
- * The candidates that stand the test go, the last of them as the next floor, and
- * so do those that are refuted: a claim was rolled back.
- */
+/* The candidates go whose transactions have ended; the last of them is proven. */
 static void
-test_candidates(KnownLane *known, int64 first, uint64 xmin)
+prove_candidates(KnownLane *known, uint64 xmin)
 {
 	int			n = 0;
 	int			i;
 
 	for (i = 0; i < known->ncandidates; i++)
-	{
-		Candidate  *candidate = &known->candidate[i];
-
-		if (candidate->position > first)
-			continue;
-		if (candidate->horizon <= xmin)
-			known->pending = Max(known->pending, candidate->position);
+		if (known->candidate[i].horizon <= xmin)
+			known->proven = Max(known->proven, known->candidate[i].number);
 		else
-			known->candidate[n++] = *candidate;
-	}
+			known->candidate[n++] = known->candidate[i];
 	known->ncandidates = n;
 }
 
@@ -348,18 +341,17 @@ learn_floor(JobstateLane *lane, JobstateLaneScan *scan, KnownLane *known)
 {
 	int64		first = lane->first;
 
-	/* who drew a later number need not have had a lower id than horizon */
-	if (first > JOB_POSITION(lane->lane, scan->last) || (first == 0 && lane->exhausted))
-		first = JOB_POSITION(lane->lane, scan->last + 1);
+	if (first == 0 && lane->exhausted)
+		first = JOB_POSITION(lane->lane + 1, 0);
 	if (first == 0 || lane->unsure)
 		return;
 	known->ceiling = lane->ceiling;
 	known->passed += lane->passed;
-	test_candidates(known, first, full_xmin(scan->snapshot));
-	if (known->ncandidates < CANDIDATES &&
-		(known->ncandidates == 0 ||
-		 known->candidate[known->ncandidates - 1].position < first))
-		known->candidate[known->ncandidates++] = (Candidate) {first, scan->horizon};
+	prove_candidates(known, full_xmin(scan->snapshot));
+	known->pending = Max(known->pending,
+						 Min(first, JOB_POSITION(lane->lane, known->proven + 1)));
+	if (known->ncandidates < CANDIDATES)
+		known->candidate[known->ncandidates++] = (Candidate) {scan->last, scan->horizon};
 }
 
 static void
