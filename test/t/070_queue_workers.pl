@@ -41,7 +41,7 @@ sub has_pg
 }
 
 my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init;
+$node->init(extra => [ '--encoding=UTF8', '--locale=C' ]);
 $node->start;
 $node->safe_psql('postgres', q{
 	CREATE EXTENSION jobstate;

@@ -12,7 +12,7 @@ plan skip_all => "no $python with psycopg 3 here"
   if system("$python -c 'import psycopg' 2>/dev/null") != 0;
 
 my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init(allows_streaming => 'logical');
+$node->init(allows_streaming => 'logical', extra => [ '--encoding=UTF8', '--locale=C' ]);
 $node->append_conf('postgresql.conf', "fsync = off\nmax_prepared_transactions = 20");
 $node->start;
 plan skip_all => 'no test_decoding here'
