@@ -128,7 +128,7 @@ BEGIN
     IF EXISTS (SELECT FROM jobstate.cancel(ARRAY[$1], ARRAY[$2])) THEN
         RETURN 'cancelled';
     END IF;
-    PERFORM jobstate.queue_refuse_attempt($1, $2);
+    PERFORM jobstate.queue_refuse($1, $2);
 END
 $$;
 COMMENT ON FUNCTION jobstate.cancel(bigint, bigint)
