@@ -183,3 +183,26 @@ jobstate_spi_finish(void)
 	if (SPI_finish() != SPI_OK_FINISH)
 		elog(ERROR, "SPI_finish failed");
 }
+
+/* A query's plan, made once and kept for the session. */
+SPIPlanPtr
+jobstate_spi_plan(SPIPlanPtr *kept, const char *sql, int n, Oid *types)
+{
+	if (*kept == NULL)
+	{
+		SPIPlanPtr	plan = SPI_prepare(sql, n, types);
+
+		if (plan == NULL)
+			elog(ERROR, "SPI_prepare failed for \"%s\"", sql);
+		SPI_keepplan(plan);
+		*kept = plan;
+	}
+	return *kept;
+}
+
+/* A value of the last query's result; columns count from 1. */
+Datum
+jobstate_spi_value(uint64 row, int column, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, isnull);
+}

@@ -6,6 +6,8 @@
 #ifndef JOBSTATE_CATALOG_H
 #define JOBSTATE_CATALOG_H
 
+#include "executor/spi.h"
+
 #include "utils/snapshot.h"
 
 #define JOBSTATE_SCHEMA		"jobstate"
@@ -48,5 +50,8 @@ extern void jobstate_return(JobstateRole role);
 
 extern void jobstate_spi_connect(void);
 extern void jobstate_spi_finish(void);
+extern SPIPlanPtr jobstate_spi_plan(SPIPlanPtr *kept, const char *sql, int n,
+									Oid *types);
+extern Datum jobstate_spi_value(uint64 row, int column, bool *isnull);
 
 #endif							/* JOBSTATE_CATALOG_H */

@@ -259,14 +259,10 @@ call(SPIPlanPtr *plan, const char *sql, Claim *claim)
 	values[0] = PointerGetDatum(claim->queue);
 	values[1] = Int32GetDatum(claim->wanted - claim->taken);
 	jobstate_spi_connect();
-	if (*plan == NULL)
-	{
-		*plan = SPI_prepare(sql, 2, types);
-		SPI_keepplan(*plan);
-	}
-	if (SPI_execute_plan(*plan, values, NULL, false, 1) != SPI_OK_SELECT)
+	if (SPI_execute_plan(jobstate_spi_plan(plan, sql, 2, types), values, NULL,
+						 false, 1) != SPI_OK_SELECT)
 		elog(ERROR, "unexpected result of \"%s\"", sql);
-	n = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	n = DatumGetInt64(jobstate_spi_value(0, 1, &isnull));
 	jobstate_spi_finish();
 	return n;
 }

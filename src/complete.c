@@ -38,12 +38,6 @@ typedef struct Report
 	bool		no_result;
 } Report;
 
-static Datum
-spi_value(int column, bool *isnull)
-{
-	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, isnull);
-}
-
 /* Where a job is that has moved, or where the ring says so no longer */
 static bool
 find_moved(int64 id, int64 *position, int *slot)
@@ -57,18 +51,15 @@ find_moved(int64 id, int64 *position, int *slot)
 	bool		found;
 
 	jobstate_spi_connect();
-	if (plan == NULL)
-	{
-		plan = SPI_prepare("SELECT f.\"position\", f.slot FROM jobstate.queue_find($1) f", 1, &type);
-		SPI_keepplan(plan);
-	}
+	(void) jobstate_spi_plan(&plan, "SELECT f.\"position\", f.slot FROM jobstate.queue_find($1) f",
+							 1, &type);
 	if (SPI_execute_plan(plan, &ids, NULL, false, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not look up a job");
 	found = SPI_processed == 1;
 	if (found)
 	{
-		*position = DatumGetInt64(spi_value(1, &isnull));
-		*slot = DatumGetInt16(spi_value(2, &isnull));
+		*position = DatumGetInt64(jobstate_spi_value(0, 1, &isnull));
+		*slot = DatumGetInt16(jobstate_spi_value(0, 2, &isnull));
 	}
 	jobstate_spi_finish();
 	return found;

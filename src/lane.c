@@ -362,12 +362,8 @@ publish(int16 lane, int64 floor, int64 ceiling, int64 settled)
 	Datum		values[4];
 
 	jobstate_spi_connect();
-	if (plan == NULL)
-	{
-		plan = SPI_prepare("INSERT INTO jobstate.queue_window VALUES ($1, $2, $3, $4)",
-						   4, types);
-		SPI_keepplan(plan);
-	}
+	(void) jobstate_spi_plan(&plan, "INSERT INTO jobstate.queue_window VALUES ($1, $2, $3, $4)",
+							 4, types);
 	values[0] = Int16GetDatum(lane);
 	values[1] = Int64GetDatum(floor);
 	values[2] = Int64GetDatum(ceiling);

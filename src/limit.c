@@ -33,17 +33,11 @@ struct JobstateLimits
 	HTAB	   *of_key;
 };
 
-static Datum
-spi_value(int row, int column, bool *isnull)
-{
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, isnull);
-}
-
 static int64
 maximum(int column)
 {
 	bool		isnull;
-	Datum		value = spi_value(0, column, &isnull);
+	Datum		value = jobstate_spi_value(0, column, &isnull);
 
 	return isnull ? PG_INT64_MAX : DatumGetInt32(value);
 }
@@ -70,13 +64,10 @@ lock_queue(JobstateLimits *limits, text *queue)
 	Oid			type = TEXTOID;
 	Datum		value = PointerGetDatum(queue);
 
-	if (plan == NULL)
-	{
-		plan = SPI_prepare("SELECT q.max_running, q.max_running_per_key FROM jobstate.queue q"
-						   " WHERE q.queue OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE",
-						   1, &type);
-		SPI_keepplan(plan);
-	}
+	(void) jobstate_spi_plan(&plan,
+							 "SELECT q.max_running, q.max_running_per_key FROM jobstate.queue q"
+							 " WHERE q.queue OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE",
+							 1, &type);
 	if (SPI_execute_plan(plan, &value, NULL, false, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not lock a row of jobstate.queue");
 	if (SPI_processed == 0)
@@ -94,23 +85,20 @@ count_running(JobstateLimits *limits, text *queue)
 	Datum		value = PointerGetDatum(queue);
 	uint64		i;
 
-	if (plan == NULL)
-	{
-		plan = SPI_prepare("SELECT c.group_key OPERATOR(pg_catalog.->>) 'limit_key', c.n"
-						   " FROM jobstate.counts_now('jobstate.job'::pg_catalog.regclass,"
-						   " pg_catalog.jsonb_build_object('queue', $1)) c"
-						   " WHERE c.state OPERATOR(pg_catalog.=) 'running'"
-						   " AND c.n OPERATOR(pg_catalog.>) 0", 1, &type);
-		SPI_keepplan(plan);
-	}
+	(void) jobstate_spi_plan(&plan,
+							 "SELECT c.group_key OPERATOR(pg_catalog.->>) 'limit_key', c.n"
+							 " FROM jobstate.counts_now('jobstate.job'::pg_catalog.regclass,"
+							 " pg_catalog.jsonb_build_object('queue', $1)) c"
+							 " WHERE c.state OPERATOR(pg_catalog.=) 'running'"
+							 " AND c.n OPERATOR(pg_catalog.>) 0", 1, &type);
 	if (SPI_execute_plan(plan, &value, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the counters of jobstate.job");
 	for (i = 0; i < SPI_processed; i++)
 	{
 		bool		no_key;
 		bool		isnull;
-		Datum		key = spi_value(i, 1, &no_key);
-		int64		n = DatumGetInt64(spi_value(i, 2, &isnull));
+		Datum		key = jobstate_spi_value(i, 1, &no_key);
+		int64		n = DatumGetInt64(jobstate_spi_value(i, 2, &isnull));
 
 		limits->running += n;
 		if (!no_key)

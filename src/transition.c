@@ -61,7 +61,7 @@ kept_plan(const char *sql, JobstateParams *params)
 {
 	uint32		hash = hash_bytes((const unsigned char *) sql, strlen(sql));
 	KeptPlan   *kept;
-	SPIPlanPtr	plan;
+	SPIPlanPtr	plan = NULL;
 	bool		found;
 
 	if (kept_plans == NULL)
@@ -76,10 +76,7 @@ kept_plan(const char *sql, JobstateParams *params)
 	if (kept != NULL && is_for(kept, sql, params))
 		return kept->plan;
 
-	plan = SPI_prepare(sql, params->n, params->type);
-	if (plan == NULL)
-		elog(ERROR, "SPI_prepare failed for \"%s\"", sql);
-	SPI_keepplan(plan);
+	(void) jobstate_spi_plan(&plan, sql, params->n, params->type);
 	sql = MemoryContextStrdup(TopMemoryContext, sql);
 	kept = hash_search(kept_plans, &hash, HASH_ENTER, &found);
 	if (found)
