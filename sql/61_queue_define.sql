@@ -173,7 +173,8 @@ $$;
 COMMENT ON FUNCTION jobstate.queue_wake(text)
     IS 'internal: notifies jobstate_queue, where the queue''s setting notify is on';
 
--- next_due: how long a worker that got nothing may sleep.
+-- next_due: how long a worker that got nothing may sleep.  A limit may let go at any
+-- time, whenever somebody's job ends, and nobody tells: then ask again in a second.
 -- Writes nothing, locks nothing.
 CREATE FUNCTION jobstate.next_due(queue text)
 RETURNS interval
@@ -183,20 +184,35 @@ AS $$
 #variable_conflict use_column
 DECLARE
     name ALIAS FOR queue;
+    look_again CONSTANT interval := '1 s';
+    settings record;
+    seen record;
+    due interval;
 BEGIN
     PERFORM jobstate.require_argument('queue', name);
-    IF EXISTS (SELECT FROM jobstate.queue q WHERE q.queue = name AND q.paused_at IS NOT NULL) THEN
+    SELECT q.paused_at, q.max_running, q.max_running_per_key INTO settings FROM jobstate.queue q WHERE q.queue = name;
+    IF settings.paused_at IS NOT NULL THEN
         RETURN NULL;
     END IF;
-    IF EXISTS (SELECT FROM jobstate.counts('jobstate.job', jsonb_build_object('queue', name)) c
-                WHERE c.state = 'available' AND c.n > 0) THEN
+    SELECT sum(k.running) >= settings.max_running AS is_full, bool_or(k.available > 0) AS is_some,
+           bool_or(k.available > 0
+                   AND (k.key IS NOT NULL AND k.running >= settings.max_running_per_key) IS NOT TRUE) AS is_free
+      INTO seen
+      FROM (SELECT c.group_key ->> 'limit_key' AS key, sum(c.n) FILTER (WHERE c.state = 'running') AS running,
+                   sum(c.n) FILTER (WHERE c.state = 'available') AS available
+              FROM jobstate.counts('jobstate.job', jsonb_build_object('queue', name)) c
+             GROUP BY 1) k;
+    IF seen.is_free AND seen.is_full IS NOT TRUE THEN
         RETURN interval '0';
     END IF;
-    RETURN (SELECT min(w.run_at) - clock_timestamp() FROM jobstate.job_waiting w WHERE w.queue = name);
+    due := (SELECT min(w.run_at) - clock_timestamp() FROM jobstate.job_waiting w WHERE w.queue = name);
+    RETURN CASE WHEN seen.is_full AND due < look_again THEN look_again
+                WHEN seen.is_some THEN least(due, look_again)
+                ELSE due END;
 END
 $$;
 COMMENT ON FUNCTION jobstate.next_due(text)
-    IS 'time until the queue''s next job is due: zero or less means now, null that none is or that the queue is paused';
+    IS 'time until the queue has something to claim: zero or less means now, one second that its limits let nothing be claimed, null that nothing is known of or that the queue is paused';
 
 -- queue_whole: a job that is not there may be one whose slot was emptied after the
 -- caller's snapshot was taken, where that is kept: then 40001 is the answer.
