@@ -168,7 +168,7 @@ COMMENT ON FUNCTION jobstate.queue_slot_free(integer, boolean)
     IS 'internal: whether a slot of the ring can be emptied';
 
 -- queue_slot_carry: carries jobs over from a slot to job_kept that failed not long
--- ago.  They keep their places.
+-- ago.  They keep their places.  One that is retried while we look has left.
 -- Writes: job.  Locks: the jobs, with SKIP LOCKED.
 CREATE FUNCTION jobstate.queue_slot_carry(slot integer, n integer)
 RETURNS bigint
@@ -180,10 +180,18 @@ DECLARE
     stay bigint[];
 BEGIN
     SELECT clock_timestamp() - r.failed_retention INTO young FROM jobstate.queue_ring r;
-    EXECUTE format('SELECT array(SELECT j.position FROM jobstate.job_%s j
-                                  WHERE j.state_id = 5 AND j.finished_at > $1
-                                  LIMIT $2 FOR UPDATE SKIP LOCKED)', slot)
-       INTO stay USING young, n;
+    WHILE stay IS NULL LOOP
+        BEGIN
+            EXECUTE format('SELECT array(SELECT j.position FROM jobstate.job_%s j
+                                          WHERE j.state_id = 5 AND j.finished_at > $1
+                                          LIMIT $2 FOR UPDATE SKIP LOCKED)', slot)
+               INTO stay USING young, n;
+        EXCEPTION WHEN serialization_failure THEN
+            IF NOT jobstate.queue_look_again() THEN
+                RAISE;
+            END IF;
+        END;
+    END LOOP;
     IF stay <> '{}' THEN
         UPDATE jobstate.job j SET slot = -2
          WHERE j.slot = queue_slot_carry.slot AND j.position = ANY (stay);
@@ -301,16 +309,27 @@ $$;
 COMMENT ON FUNCTION jobstate.prune_slots(integer)
     IS 'rolls up and empties slots of the ring that are through; a row for each slot that was worked on';
 
--- queue_prune_kept: what was carried over goes when its own time has come.
+-- queue_prune_kept: what was carried over goes when its own time has come, unless
+-- somebody retries it.
 -- Writes: job, rollup.  Locks: the jobs, with SKIP LOCKED.
 CREATE FUNCTION jobstate.queue_prune_kept(n integer DEFAULT 1000)
 RETURNS bigint
-LANGUAGE sql
+LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT jobstate.prune('jobstate.job_kept', r.failed_retention, 'finished_at', $1, '{failed}')
-         + jobstate.prune('jobstate.job_kept', r.retention, 'finished_at', $1, '{completed,cancelled}')
-      FROM jobstate.queue_ring r
+BEGIN
+    LOOP
+        BEGIN
+            RETURN (SELECT jobstate.prune('jobstate.job_kept', r.failed_retention, 'finished_at', $1, '{failed}')
+                         + jobstate.prune('jobstate.job_kept', r.retention, 'finished_at', $1, '{completed,cancelled}')
+                      FROM jobstate.queue_ring r);
+        EXCEPTION WHEN serialization_failure THEN
+            IF NOT jobstate.queue_look_again() THEN
+                RAISE;
+            END IF;
+        END;
+    END LOOP;
+END
 $$;
 COMMENT ON FUNCTION jobstate.queue_prune_kept(integer)
     IS 'internal: rolls up jobs that were carried over and have ended long enough ago; returns how many';

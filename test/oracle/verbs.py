@@ -186,7 +186,7 @@ class Client(threading.Thread):
                 self.stage.refused[name, code] += 1
             late = code in LATE
             if code == "40001" and self.isolation == ISOLATION[0]:
-                late = name in ("delete", "update", "prune")  # the server's own, for who meets a row on its way to another partition
+                late = name in ("delete", "update")  # the server's own, for who meets a row on its way to another partition
             if not late and code not in REFUSED:
                 raise Failure(f"{name} under {self.isolation}: {code} {error} {error.diag.context or ''}") from None
             if code in REFUSED and name == "steady":
