@@ -240,25 +240,27 @@ SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
+    wanted record;
     found_home bigint;
     found_moved bigint;
 BEGIN
+    SELECT array_agg(i.id ORDER BY i.id) AS ids, array_agg(i.home ORDER BY i.id) AS homes INTO wanted
+      FROM (SELECT DISTINCT u AS id, (((u & 281474976710655) / r.slot_jobs) % r.slots)::smallint AS home
+              FROM unnest(ids) u, jobstate.queue_ring r WHERE r.singleton) i;
     RETURN QUERY
         SELECT g.id, f."position", f.slot, f.state_id
-          FROM (SELECT DISTINCT i AS id, (((i & 281474976710655) / r.slot_jobs) % r.slots)::smallint AS home
-                  FROM unnest(ids) i, jobstate.queue_ring r WHERE r.singleton ORDER BY i OFFSET 0) g
+          FROM unnest(wanted.ids, wanted.homes) g (id, home)
          CROSS JOIN LATERAL (
                 SELECT j."position", j.slot, j.state_id FROM jobstate.job j
                  WHERE j.slot = ANY (ARRAY[g.home, -1::smallint, -2::smallint])
                    AND j."position" = g.id AND j.id = g.id LIMIT 1) f;
     GET DIAGNOSTICS found_home = ROW_COUNT;
-    IF found_home = cardinality(ids) THEN
+    IF found_home = cardinality(wanted.ids) THEN
         RETURN;
     END IF;
     RETURN QUERY
         SELECT g.id, f."position", f.slot, f.state_id
-          FROM (SELECT DISTINCT i AS id, (((i & 281474976710655) / r.slot_jobs) % r.slots)::smallint AS home
-                  FROM unnest(ids) i, jobstate.queue_ring r WHERE r.singleton ORDER BY i OFFSET 0) g
+          FROM unnest(wanted.ids, wanted.homes) g (id, home)
          CROSS JOIN LATERAL (
                 SELECT j."position", j.slot, j.state_id FROM jobstate.job j
                  WHERE j.id = g.id AND j.id <> j."position"
@@ -267,7 +269,7 @@ BEGIN
                  WHERE j."position" = g.id AND j.id = g.id
                    AND j.slot <> ALL (ARRAY[g.home, -1::smallint, -2::smallint]) LIMIT 1) f;
     GET DIAGNOSTICS found_moved = ROW_COUNT;
-    IF found_home + found_moved < cardinality(ids) THEN
+    IF found_home + found_moved < cardinality(wanted.ids) THEN
         PERFORM jobstate.queue_whole();
     END IF;
 END

@@ -182,7 +182,8 @@ BEGIN
         END;
     END LOOP;
     IF cardinality(held) < cardinality(ids) THEN
-        PERFORM jobstate.queue_whole();
+        PERFORM jobstate.queue_whole()
+          WHERE cardinality(held) < (SELECT count(DISTINCT i) FROM unnest(ids) i);
     END IF;
     RETURN held;
 END
