@@ -38,9 +38,10 @@ $$;
 COMMENT ON FUNCTION jobstate.queue_held(bigint[], bigint[])
     IS 'internal: where the given jobs are, with the token that was given for each';
 
--- queue_refuse: why a token does not hold a job, from what the job is now.
+-- queue_refuse: why a token does not hold a job, from what the job is now; without a
+-- token, why the job is not one for the verb.
 -- Writes nothing, locks nothing.
-CREATE FUNCTION jobstate.queue_refuse(id bigint, token bigint)
+CREATE FUNCTION jobstate.queue_refuse(id bigint, token bigint DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -57,11 +58,8 @@ BEGIN
       JOIN jobstate.job j ON j.slot = f.slot AND j."position" = f."position";
     IF NOT FOUND THEN
         PERFORM jobstate.queue_refuse('not found', $1);
-    ELSIF job.token IS DISTINCT FROM $2 OR job.state IN ('available', 'deferred') THEN
-        RAISE EXCEPTION 'lease on job % is lost', $1
-            USING ERRCODE = 'JS001',
-                  DETAIL = format('The attempt of this token is over; the job''s state is "%s".', job.state),
-                  HINT = 'Drop the result: the job is somebody else''s, or waits to be claimed again.';
+    ELSIF $2 IS NOT NULL AND (job.token IS DISTINCT FROM $2 OR job.state IN ('available', 'deferred')) THEN
+        PERFORM jobstate.queue_refuse('lease lost', $1, job.state);
     ELSE
         PERFORM jobstate.queue_refuse('wrong state', $1, job.state);
     END IF;

@@ -71,16 +71,13 @@ AS $$
 #variable_conflict use_column
 DECLARE
     answer text;
-    state text;
 BEGIN
     PERFORM jobstate.require_argument('id', $1);
     SELECT c.outcome INTO answer FROM jobstate.cancel(ARRAY[$1]) c;
-    IF FOUND THEN
-        RETURN answer;
+    IF NOT FOUND THEN
+        PERFORM jobstate.queue_refuse($1);
     END IF;
-    SELECT jobstate.queue_state_name(j.state_id) INTO state FROM jobstate.job j
-     WHERE j.position = $1 AND j.id = $1 OR j.id = $1 AND j.id <> j.position;
-    PERFORM jobstate.queue_refuse(CASE WHEN FOUND THEN 'wrong state' ELSE 'not found' END, $1, state);
+    RETURN answer;
 END
 $$;
 COMMENT ON FUNCTION jobstate.cancel(bigint)
@@ -125,10 +122,11 @@ AS $$
 BEGIN
     PERFORM jobstate.require_argument('id', $1);
     PERFORM jobstate.require_argument('token', $2);
-    IF EXISTS (SELECT FROM jobstate.cancel(ARRAY[$1], ARRAY[$2])) THEN
-        RETURN 'cancelled';
+    PERFORM jobstate.cancel(ARRAY[$1], ARRAY[$2]);
+    IF NOT FOUND THEN
+        PERFORM jobstate.queue_refuse($1, $2);
     END IF;
-    PERFORM jobstate.queue_refuse($1, $2);
+    RETURN 'cancelled';
 END
 $$;
 COMMENT ON FUNCTION jobstate.cancel(bigint, bigint)

@@ -30,7 +30,7 @@ BEGIN
         WHEN 'lease lost' THEN
             RAISE EXCEPTION 'lease on job % is lost', id
                 USING ERRCODE = 'JS001',
-                      DETAIL = 'The token is not that of the job''s newest claim.',
+                      DETAIL = format('The attempt of this token is over; the job''s state is "%s".', state),
                       HINT = 'Drop the result: the job is somebody else''s, or waits to be claimed again.';
         WHEN 'not found' THEN
             RAISE EXCEPTION 'job % does not exist', id

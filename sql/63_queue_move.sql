@@ -117,23 +117,28 @@ CREATE FUNCTION jobstate.retry(id bigint)
 RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET jit = off
+SET enable_mergejoin = off
 AS $$
 #variable_conflict use_column
 DECLARE
-    job record;
+    other bigint;
 BEGIN
     PERFORM jobstate.require_argument('id', $1);
     IF EXISTS (SELECT FROM jobstate.retry(ARRAY[$1])) THEN
         RETURN $1;
     END IF;
-    SELECT j.state_id, u.id AS other INTO job
-      FROM jobstate.job j
-      LEFT JOIN jobstate.unique_job u ON u.queue = j.queue AND u.unique_key = j.unique_key AND j.state_id IN (5, 6)
-     WHERE j.position = $1 AND j.id = $1 OR j.id = $1 AND j.id <> j.position;
-    PERFORM jobstate.queue_refuse(CASE WHEN NOT FOUND THEN 'not found'
-                                       WHEN job.other IS NOT NULL THEN 'key taken'
-                                       ELSE 'wrong state' END,
-                                  $1, jobstate.queue_state_name(job.state_id), job.other);
+    SELECT u.id INTO other
+      FROM jobstate.queue_find(ARRAY[$1]) f
+      JOIN jobstate.job j ON j.slot = f.slot AND j."position" = f."position"
+      JOIN jobstate.unique_job u ON u.queue = j.queue AND u.unique_key = j.unique_key
+     WHERE f.state_id IN (5, 6);
+    IF FOUND THEN
+        PERFORM jobstate.queue_refuse('key taken', $1, NULL, other);
+    END IF;
+    PERFORM jobstate.queue_refuse($1);
 END
 $$;
 COMMENT ON FUNCTION jobstate.retry(bigint)
