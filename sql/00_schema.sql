@@ -65,16 +65,59 @@ CREATE TABLE jobstate.rollup (
 );
 COMMENT ON TABLE jobstate.rollup IS 'terminal rows that prune() took, summed per group, state and UTC day of the age column';
 
+-- derivations ---------------------------------------------------------------
+
+CREATE TABLE jobstate.rule_set (
+    name         text PRIMARY KEY CHECK (name <> ''),
+    unknown      text
+);
+COMMENT ON TABLE jobstate.rule_set IS 'the rule sets; written by define_rules()';
+COMMENT ON COLUMN jobstate.rule_set.unknown IS 'the state that a NULL counts as';
+
+CREATE TABLE jobstate.rule (
+    rule_set     text NOT NULL,
+    ord          smallint NOT NULL,
+    part         smallint NOT NULL,
+    quantifier   text NOT NULL CHECK (quantifier IN ('empty', 'always', 'any', 'any not', 'all', 'none', 'later', 'later not')),
+    states       text[] NOT NULL,
+    result       text NOT NULL,
+    PRIMARY KEY (rule_set, ord, part)
+);
+COMMENT ON TABLE jobstate.rule IS 'the conditions of the rules, a row each: all parts of a rule must hold, the first rule that holds wins';
+
+CREATE TABLE jobstate.derivation (
+    parent        regclass NOT NULL,
+    child         regclass NOT NULL,
+    ord           smallint NOT NULL,
+    key           name[] NOT NULL,
+    rule_set      text NOT NULL,
+    completed_at  name,
+    error         name,
+    reason        name,
+    child_error   name,
+    child_variant name,
+    child_order   name[],
+    PRIMARY KEY (parent, child)
+);
+CREATE INDEX derivation_child ON jobstate.derivation (child);
+COMMENT ON TABLE jobstate.derivation IS 'the tables whose state follows from another table''s rows; written by derive() and underive()';
+COMMENT ON COLUMN jobstate.derivation.ord IS 'of several children tables the first that has rows for the parent decides';
+COMMENT ON COLUMN jobstate.derivation.key IS 'the child''s columns that refer to the parent''s primary key';
+
 SELECT pg_catalog.pg_extension_config_dump('jobstate.machine', '');
 SELECT pg_catalog.pg_extension_config_dump('jobstate.state', '');
 SELECT pg_catalog.pg_extension_config_dump('jobstate.transition', '');
 SELECT pg_catalog.pg_extension_config_dump('jobstate.attachment', '');
 SELECT pg_catalog.pg_extension_config_dump('jobstate.rollup', '');
+SELECT pg_catalog.pg_extension_config_dump('jobstate.rule_set', '');
+SELECT pg_catalog.pg_extension_config_dump('jobstate.rule', '');
+SELECT pg_catalog.pg_extension_config_dump('jobstate.derivation', '');
 
-GRANT SELECT ON jobstate.machine, jobstate.state, jobstate.transition TO PUBLIC;
+GRANT SELECT ON jobstate.machine, jobstate.state, jobstate.transition, jobstate.rule_set, jobstate.rule, jobstate.derivation
+    TO PUBLIC;
 -- A database's owner dumps and restores it.
-GRANT SELECT, INSERT ON jobstate.machine, jobstate.state, jobstate.transition, jobstate.attachment, jobstate.rollup
-    TO pg_database_owner;
+GRANT SELECT, INSERT ON jobstate.machine, jobstate.state, jobstate.transition, jobstate.attachment, jobstate.rollup,
+    jobstate.rule_set, jobstate.rule, jobstate.derivation TO pg_database_owner;
 
 -- the counter log and its base -----------------------------------------------
 --

@@ -103,6 +103,9 @@ BEGIN
                 DELETE FROM jobstate.attachment a WHERE a.target = dropped.objid;
             END IF;
             DELETE FROM jobstate.rollup r WHERE r.target = dropped.objid;
+            IF EXISTS (SELECT FROM jobstate.derivation d WHERE dropped.objid IN (d.parent, d.child)) THEN
+                DELETE FROM jobstate.derivation d WHERE dropped.objid IN (d.parent, d.child);
+            END IF;
             PERFORM jobstate.uncount_dropped(dropped.objid);
         ELSIF dropped.object_type = 'trigger' AND dropped.address_names[3] IN ('jobstate_watch', 'jobstate_truncate') THEN
             PERFORM jobstate.uncount(to_regclass(format('%I.%I', dropped.address_names[1], dropped.address_names[2])));
@@ -114,6 +117,16 @@ BEGIN
                 MESSAGE = format('cannot drop column "%s" of table %s', dropped.address_names[3], dropped.objid::regclass),
                 DETAIL = 'The table is attached by it.',
                 HINT = 'Use jobstate.detach() first.';
+        ELSIF EXISTS (SELECT FROM jobstate.derivation d
+                       WHERE (d.parent = dropped.objid
+                              AND dropped.address_names[3] IN (d.completed_at, d.error, d.reason)
+                              OR d.child = dropped.objid
+                              AND dropped.address_names[3] = ANY (d.key || d.child_order || d.child_error || d.child_variant))
+                         AND EXISTS (SELECT FROM pg_class c WHERE c.oid = dropped.objid)) THEN
+            RAISE dependent_objects_still_exist USING
+                MESSAGE = format('cannot drop column "%s" of table %s', dropped.address_names[3], dropped.objid::regclass),
+                DETAIL = 'A derived state depends on it.',
+                HINT = 'Use jobstate.underive() first.';
         END IF;
     END LOOP;
 END

@@ -64,8 +64,8 @@ lock_all(Oid target, LOCKMODE mode)
 	return find_all_inheritors(target, mode, NULL);
 }
 
-static void
-require_owner(Oid relid)
+void
+jobstate_require_owner(Oid relid)
 {
 	if (get_rel_name(relid) == NULL)
 		jobstate_error_no_table(relid);
@@ -346,7 +346,7 @@ jobstate_attach(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		jobstate_error_null("target");
 	target = PG_GETARG_OID(0);
-	require_owner(target);
+	jobstate_require_owner(target);
 	(void) lock_all(target, ShareRowExclusiveLock);
 	validate(fcinfo);
 	insert_attachment(fcinfo);
@@ -381,6 +381,21 @@ delete_attachment(Oid target)
 	CommandCounterIncrement();
 }
 
+/* No state may be derived from or to a table that is let go. */
+static void
+require_no_derivation(Oid target)
+{
+	List	   *derivations = list_concat(jobstate_derivations_of_parent(target),
+										  jobstate_derivations_of_child(target));
+
+	if (derivations != NIL)
+	{
+		JobstateDerivation *derivation = linitial(derivations);
+
+		jobstate_error_in_derivation(target, derivation->parent, derivation->child);
+	}
+}
+
 /* detach(target) returns void; the rollup stays */
 Datum
 jobstate_detach(PG_FUNCTION_ARGS)
@@ -390,9 +405,10 @@ jobstate_detach(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		jobstate_error_null("target");
 	target = PG_GETARG_OID(0);
-	require_owner(target);
+	jobstate_require_owner(target);
 	(void) lock_all(target, ShareRowExclusiveLock);
 	(void) jobstate_attachment(target);
+	require_no_derivation(target);
 	delete_attachment(target);
 	if (OidIsValid(get_trigger_oid(target, JOBSTATE_ROW_TRIGGER, true)))
 		execute(psprintf("DROP TRIGGER %s ON %s", JOBSTATE_ROW_TRIGGER,
@@ -467,7 +483,7 @@ jobstate_rebuild(PG_FUNCTION_ARGS)
 		jobstate_error_null("target");
 	PreventCommandIfReadOnly("rebuild()");
 	target = PG_GETARG_OID(0);
-	require_owner(target);
+	jobstate_require_owner(target);
 	(void) lock_all(target, ShareRowExclusiveLock);
 	(void) jobstate_attachment(target);
 	require_triggers(target);
@@ -527,6 +543,6 @@ jobstate_recount_uncounted(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		jobstate_error_null("target");
 	PreventCommandIfReadOnly("recount()");
-	require_owner(PG_GETARG_OID(0));
+	jobstate_require_owner(PG_GETARG_OID(0));
 	PG_RETURN_INT64(jobstate_attach_recount(PG_GETARG_OID(0)));
 }

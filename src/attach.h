@@ -12,6 +12,7 @@
 #define JOBSTATE_ROW_TRIGGER		"jobstate_watch"
 #define JOBSTATE_TRUNCATE_TRIGGER	"jobstate_truncate"
 
+extern void jobstate_require_owner(Oid relid);
 extern void jobstate_attach_partition(Oid relid);
 extern void jobstate_detach_partition(Oid relid);
 extern void jobstate_attach_mark_counted(JobstateAttachment *attachment);

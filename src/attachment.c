@@ -10,6 +10,7 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/partition.h"
@@ -202,17 +203,51 @@ jobstate_attachment_build(Oid target, const char *machine,
 	return attachment;
 }
 
+/* The primary key of a table, or NULL */
+static JobstateKeySpec *
+primary_key(Oid target)
+{
+	Relation	rel = table_open(target, AccessShareLock);
+	Oid			index = jobstate_primary_key(rel);
+	JobstateKeySpec *spec = NULL;
+	int			i;
+
+	if (OidIsValid(index))
+	{
+		Relation	pkey = index_open(index, AccessShareLock);
+
+		spec = palloc0(sizeof(JobstateKeySpec));
+		spec->ncolumns = Min(pkey->rd_index->indnkeyatts, JOBSTATE_MAX_GROUP);
+		for (i = 0; i < spec->ncolumns; i++)
+			jobstate_key_column_init(&spec->column[i], rel,
+									 get_attname(target, pkey->rd_index->indkey.values[i], false));
+		jobstate_key_spec_finish(spec);
+		index_close(pkey, NoLock);
+	}
+	table_close(rel, NoLock);
+	return spec;
+}
+
 /* Compiles the attachment of exactly this table; NULL where there is none. */
 static JobstateAttachment *
 load(Oid target)
 {
 	JobstateAttachmentRow row;
+	JobstateAttachment *attachment;
+	MemoryContext before;
 
 	if (!jobstate_attachment_row(target, &row))
 		return NULL;
-	return jobstate_attachment_build(target, row.machine,
-									 NameStr(row.state_column), row.group_by,
-									 row.epoch);
+	attachment = jobstate_attachment_build(target, row.machine,
+										   NameStr(row.state_column), row.group_by,
+										   row.epoch);
+	before = MemoryContextSwitchTo(attachment->context);
+	attachment->sources = jobstate_derivations_of_parent(target);
+	attachment->links = jobstate_derivations_of_child(target);
+	if (attachment->sources != NIL)
+		attachment->row_key = primary_key(target);
+	MemoryContextSwitchTo(before);
+	return attachment;
 }
 
 /* The attachment of exactly this table, or NULL. */
@@ -302,6 +337,23 @@ attno(Oid relid, const NameData *name)
 	return found;
 }
 
+/* Fills in what derive wants to know of the relation. */
+static void
+find_links(JobstateWatched *made)
+{
+	JobstateAttachment *attachment = made->attachment;
+	MemoryContext before = MemoryContextSwitchTo(attachment->context);
+	ListCell   *cell;
+	int			i;
+
+	made->links = NIL;
+	foreach(cell, attachment->links)
+		made->links = lappend(made->links, jobstate_link(made->relid, lfirst(cell)));
+	for (i = 0; attachment->row_key != NULL && i < attachment->row_key->ncolumns; i++)
+		made->row_attno[i] = attno(made->relid, &attachment->row_key->column[i].name);
+	MemoryContextSwitchTo(before);
+}
+
 /* What the trigger needs to know of a relation; NULL where it isn't watched. */
 JobstateWatched *
 jobstate_watched(Oid relid)
@@ -335,6 +387,7 @@ jobstate_watched(Oid relid)
 	made.state_attno = attno(relid, &attachment->state_column);
 	for (i = 0; i < attachment->key.ncolumns; i++)
 		made.group_attno[i] = attno(relid, &attachment->key.column[i].name);
+	find_links(&made);
 
 	made.outdated = before != invalidations;
 	watched = hash_search(watched_tables, &relid, HASH_ENTER, NULL);

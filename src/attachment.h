@@ -9,6 +9,7 @@
 #include "executor/tuptable.h"
 #include "utils/array.h"
 
+#include "derivation.h"
 #include "key.h"
 #include "machine.h"
 
@@ -31,6 +32,10 @@ typedef struct JobstateAttachment
 	JobstateStateKind state_kind;
 	Oid		   *state_enum;		/* by state index: the label's OID, or 0 */
 	JobstateKeySpec key;
+	List	   *sources;		/* of JobstateDerivation: its state follows from these */
+	List	   *links;			/* likewise: what follows from its rows */
+	JobstateKeySpec *row_key;	/* its primary key where its state is derived */
+	List	   *derived;		/* the sources, ready for derive.c */
 	MemoryContext context;
 	bool		outdated;
 } JobstateAttachment;
@@ -44,6 +49,8 @@ typedef struct JobstateWatched
 	JobstateAttachment *attachment;
 	AttrNumber	state_attno;
 	AttrNumber	group_attno[JOBSTATE_MAX_GROUP];
+	List	   *links;			/* of JobstateLink */
+	AttrNumber	row_attno[JOBSTATE_MAX_GROUP];	/* of the row_key */
 } JobstateWatched;
 
 /* What one row says */

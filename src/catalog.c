@@ -94,6 +94,13 @@ jobstate_catalog(void)
 	found.transition_pkey = find(found.schema, "transition_pkey");
 	found.attachment = find(found.schema, "attachment");
 	found.attachment_pkey = find(found.schema, "attachment_pkey");
+	found.rule_set = find(found.schema, "rule_set");
+	found.rule_set_pkey = find(found.schema, "rule_set_pkey");
+	found.rule = find(found.schema, "rule");
+	found.rule_pkey = find(found.schema, "rule_pkey");
+	found.derivation = find(found.schema, "derivation");
+	found.derivation_pkey = find(found.schema, "derivation_pkey");
+	found.derivation_child = find(found.schema, "derivation_child");
 	for (i = 0; i < JOBSTATE_SEGMENTS; i++)
 		found.segment[i] = find(found.schema, psprintf("segment_%d", i));
 	found.recent = find(found.schema, "base_recent");

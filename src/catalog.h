@@ -24,6 +24,13 @@ typedef struct JobstateCatalog
 	Oid			transition_pkey;
 	Oid			attachment;
 	Oid			attachment_pkey;
+	Oid			rule_set;
+	Oid			rule_set_pkey;
+	Oid			rule;
+	Oid			rule_pkey;
+	Oid			derivation;
+	Oid			derivation_pkey;
+	Oid			derivation_child;
 
 	Oid			segment[JOBSTATE_SEGMENTS];
 	Oid			recent;

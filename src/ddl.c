@@ -39,6 +39,7 @@
 #include "error.h"
 #include "recount.h"
 #include "tally.h"
+#include "touched.h"
 
 PG_FUNCTION_INFO_V1(jobstate_ddl_command_start);
 PG_FUNCTION_INFO_V1(jobstate_ddl_command_end);
@@ -59,6 +60,16 @@ uncount(Oid relid)
 		return;
 	LockRelationOid(root, ShareUpdateExclusiveLock);
 	(void) jobstate_attachment_set_epoch(root);
+}
+
+/* Rows of a watched table came or went together with a partition. */
+static void
+touch_parents(Oid relid)
+{
+	Oid			root = jobstate_attached_root(relid);
+
+	if (OidIsValid(root))
+		jobstate_touch_parents_of(root);
 }
 
 /*
@@ -93,7 +104,10 @@ jobstate_uncount_dropped(PG_FUNCTION_ARGS)
 	Oid			parent = parent_of_dropped(PG_GETARG_OID(0));
 
 	if (OidIsValid(parent) && get_rel_name(parent) != NULL)
+	{
 		uncount(parent);
+		touch_parents(parent);
+	}
 	PG_RETURN_VOID();
 }
 
@@ -124,6 +138,28 @@ update_names(const char *sql, Oid target, const char *old, const char *new)
 	jobstate_return(role);
 }
 
+/* A column that derive() was told of has a new name. */
+static void
+follow_derivation(Oid relid, const char *old, const char *new)
+{
+	static const char *const columns[] = {
+		"completed_at", "error", "reason", "child_error", "child_variant"
+	};
+	int			i;
+
+	for (i = 0; i < lengthof(columns); i++)
+		update_names(psprintf("UPDATE jobstate.derivation SET %1$s = $3"
+							  " WHERE %2$s OPERATOR(pg_catalog.=) $1"
+							  " AND %1$s OPERATOR(pg_catalog.=) $2",
+							  columns[i], i < 3 ? "parent" : "child"),
+					 relid, old, new);
+	update_names("UPDATE jobstate.derivation SET"
+				 " key = pg_catalog.array_replace(key, $2::pg_catalog.name, $3::pg_catalog.name),"
+				 " child_order = pg_catalog.array_replace(child_order, $2::pg_catalog.name, $3::pg_catalog.name)"
+				 " WHERE child OPERATOR(pg_catalog.=) $1",
+				 relid, old, new);
+}
+
 /*
  * A column has a new name.  The attachment still has the old one, so it cannot
  * be compiled: it is only looked up.
@@ -138,6 +174,7 @@ follow_column(Oid relid, const char *old, const char *new)
 	{
 		if (!jobstate_attachment_row(lfirst_oid(cell), &row))
 			continue;
+		follow_derivation(lfirst_oid(cell), old, new);
 		update_names("UPDATE jobstate.attachment SET"
 					 " state_column = CASE WHEN state_column OPERATOR(pg_catalog.=) $2"
 					 " THEN $3::pg_catalog.name ELSE state_column END,"
@@ -291,6 +328,7 @@ follow_alter(Oid relid, AlterTableCmd *command)
 		case AT_AttachPartition:
 			partition = partition_of(command);
 			uncount(root);
+			touch_parents(root);
 			if (OidIsValid(partition))
 			{
 				jobstate_attach_partition(partition);
@@ -303,6 +341,7 @@ follow_alter(Oid relid, AlterTableCmd *command)
 			if (OidIsValid(partition))
 				jobstate_detach_partition(partition);
 			uncount(root);
+			touch_parents(root);
 			break;
 		case AT_DisableTrig:
 		case AT_DisableTrigAll:
@@ -459,6 +498,7 @@ jobstate_watch_truncate(PG_FUNCTION_ARGS)
 	root = jobstate_attached_root(relid);
 	if (!OidIsValid(root))
 		jobstate_error_trigger_unattached(event->tg_relation, event->tg_trigger);
+	touch_parents(root);
 	if (relid == booked_partition)
 		jobstate_tally_truncated(jobstate_attachment(root));
 	else if (root != relid)

@@ -234,6 +234,121 @@ jobstate_error_unknown_state_counted(JobstateAttachment *attachment,
 			 errhint("Use jobstate.check() to see every problem, and mend the rows first.")));
 }
 
+/* The tables that a derived table's state follows from */
+static char *
+list_children(JobstateAttachment *parent)
+{
+	StringInfoData buf;
+	ListCell   *cell;
+
+	initStringInfo(&buf);
+	foreach(cell, parent->sources)
+		appendStringInfo(&buf, "%s%s", buf.len > 0 ? ", " : "",
+						 get_rel_name(((JobstateDerivation *) lfirst(cell))->child));
+	return buf.data;
+}
+
+/* Somebody writes a state that is not his to say. */
+void
+jobstate_error_derived(JobstateWatched *watched, Relation rel,
+					   TupleTableSlot *slot, int from, int to)
+{
+	JobstateMachine *machine = watched->attachment->machine;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_CHECK_VIOLATION),
+			 errmsg("the state of relation \"%s\" is derived",
+					RelationGetRelationName(rel)),
+			 may_read(watched, rel, watched->state_attno) ?
+			 errdetail("%s: %s -> %s", describe_row(watched, rel, slot),
+					   machine->state[from].name, machine->state[to].name) : 0,
+			 errhint("It follows from the rows of %s. Change those, or use jobstate.underive().",
+					 list_children(watched->attachment)),
+			 err_where(watched, rel)));
+}
+
+/* A trigger or a policy kept derive from writing. */
+void
+jobstate_error_derived_lost(JobstateAttachment *parent)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
+			 errmsg("the derived state of relation \"%s\" was not written",
+					get_rel_name(parent->target)),
+			 errhint("A BEFORE UPDATE trigger must not suppress the update, nor change the key.")));
+}
+
+void
+jobstate_error_derive_key(Oid parent)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATATYPE_MISMATCH),
+			 errmsg("key columns no longer fit the primary key of derived relation \"%s\"",
+					get_rel_name(parent)),
+			 errhint("Use jobstate.underive() and jobstate.derive() to define it anew.")));
+}
+
+void
+jobstate_error_late_trigger(Relation rel, Trigger *trigger)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("relation \"%s\" has a derived state and the deferrable trigger \"%s\"",
+					RelationGetRelationName(rel), trigger->tgname),
+			 errdetail("The state is written at commit, when deferred triggers have run."),
+			 errhint("Make it an ordinary AFTER trigger, or NOT DEFERRABLE.")));
+}
+
+void
+jobstate_error_not_derived(Oid parent)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("relation \"%s\" has no derived state", get_rel_name(parent)),
+			 errhint("Use jobstate.derive() first, or see the view jobstate.derivations.")));
+}
+
+void
+jobstate_error_derived_already(Oid parent, Oid child)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DUPLICATE_OBJECT),
+			 errmsg("relation \"%s\" is already derived from relation \"%s\"",
+					get_rel_name(parent), get_rel_name(child)),
+			 errhint("Use jobstate.underive() first.")));
+}
+
+/* The table cannot be let go while a state depends on it. */
+void
+jobstate_error_in_derivation(Oid target, Oid parent, Oid child)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+			 errmsg("cannot detach relation \"%s\"", get_rel_name(target)),
+			 errdetail("The state of relation \"%s\" is derived from relation \"%s\".",
+					   get_rel_name(parent), get_rel_name(child)),
+			 errhint("Use jobstate.underive() first.")));
+}
+
+void
+jobstate_error_no_rule_set(const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("rule set \"%s\" does not exist", name),
+			 errhint("Make it with jobstate.define_rules(), or see the view jobstate.rules.")));
+}
+
+void
+jobstate_error_no_order(TupleDesc desc, AttrNumber attno)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_FUNCTION),
+			 errmsg("column \"%s\" cannot order children",
+					NameStr(TupleDescAttr(desc, attno - 1)->attname)),
+			 errdetail("Its type has no order.")));
+}
+
 void
 jobstate_error_no_edge(JobstateAttachment *attachment, int from, int to)
 {

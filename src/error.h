@@ -60,6 +60,16 @@ extern void jobstate_error_row_security(Oid target) pg_attribute_noreturn();
 extern void jobstate_error_trigger_protocol(const char *function) pg_attribute_noreturn();
 extern void jobstate_error_trigger_unattached(Relation rel, Trigger *trigger) pg_attribute_noreturn();
 extern void jobstate_error_triggers_off(Oid target) pg_attribute_noreturn();
+extern void jobstate_error_derived(JobstateWatched *watched, Relation rel,
+								   TupleTableSlot *slot, int from, int to) pg_attribute_noreturn();
+extern void jobstate_error_derived_lost(JobstateAttachment *parent) pg_attribute_noreturn();
+extern void jobstate_error_derive_key(Oid parent) pg_attribute_noreturn();
+extern void jobstate_error_late_trigger(Relation rel, Trigger *trigger) pg_attribute_noreturn();
+extern void jobstate_error_not_derived(Oid parent) pg_attribute_noreturn();
+extern void jobstate_error_derived_already(Oid parent, Oid child) pg_attribute_noreturn();
+extern void jobstate_error_in_derivation(Oid target, Oid parent, Oid child) pg_attribute_noreturn();
+extern void jobstate_error_no_rule_set(const char *name) pg_attribute_noreturn();
+extern void jobstate_error_no_order(TupleDesc desc, AttrNumber attno) pg_attribute_noreturn();
 extern void jobstate_error_array_lengths(const char *one, const char *other) pg_attribute_noreturn();
 extern void jobstate_error_no_family(const char *family, const char *relation) pg_attribute_noreturn();
 extern void jobstate_error_no_slot(Relation rel, int slot) pg_attribute_noreturn();

@@ -16,10 +16,24 @@
 #include "error.h"
 #include "guard.h"
 
-static bool
-replayed(void)
+static JobstateExpected expected = {InvalidOid, -1};
+
+/* Are rows replayed that another server has judged? */
+bool
+jobstate_guard_is_off(void)
 {
 	return SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA;
+}
+
+/* From here on rows of this derived table may go to this state. */
+JobstateExpected
+jobstate_guard_expect(Oid target, int state)
+{
+	JobstateExpected before = expected;
+
+	expected.target = target;
+	expected.state = state;
+	return before;
 }
 
 /* The row must be in a state of the machine. */
@@ -38,8 +52,16 @@ jobstate_guard_insert(JobstateWatched *watched, Relation rel,
 {
 	JobstateMachine *machine = watched->attachment->machine;
 
-	if (!machine->state[fact->state].is_initial && !replayed())
+	if (!machine->state[fact->state].is_initial && !jobstate_guard_is_off())
 		jobstate_error_illegal_insert(watched, rel, slot, fact->state);
+}
+
+/* Is it for the row's children to say in which state it is? */
+static bool
+is_derived(JobstateAttachment *attachment, int to)
+{
+	return attachment->sources != NIL &&
+		(expected.target != attachment->target || expected.state != to);
 }
 
 /* A row may only go where the machine has an edge. */
@@ -49,6 +71,10 @@ jobstate_guard_move(JobstateWatched *watched, Relation rel,
 {
 	JobstateMachine *machine = watched->attachment->machine;
 
-	if (!jobstate_machine_allows(machine, from, to) && !replayed())
+	if (jobstate_guard_is_off())
+		return;
+	if (from != to && is_derived(watched->attachment, to))
+		jobstate_error_derived(watched, rel, slot, from, to);
+	if (!jobstate_machine_allows(machine, from, to))
 		jobstate_error_illegal_move(watched, rel, slot, from, to);
 }

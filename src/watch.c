@@ -1,7 +1,8 @@
 /*
  * src/watch.c
  *
- * The one AFTER ROW trigger: guard first, tally second.  Rows that the extension
+ * The one AFTER ROW trigger: guard first, tally second; and the parents are
+ * remembered whose state may have to follow.  Rows that the extension
  * itself writes (rowwrite.c) come here without the detour by a trigger.
  *
  * An UPDATE that moves a row to another partition comes as a DELETE and an
@@ -29,6 +30,7 @@
 #include "error.h"
 #include "guard.h"
 #include "tally.h"
+#include "touched.h"
 #include "watch.h"
 
 PG_FUNCTION_INFO_V1(jobstate_watch);
@@ -79,6 +81,14 @@ take_half(JobstateWatched *watched, HeapTuple new, int *state)
 	return *state >= 0;
 }
 
+/* Does the state of any row depend on rows of this table? */
+static bool
+is_touching(JobstateWatched *watched)
+{
+	return (watched->links != NIL || watched->attachment->sources != NIL) &&
+		!jobstate_guard_is_off();
+}
+
 /* A row was inserted; "from" is the state of a moved row's other half, or -1. */
 static void
 inserted(JobstateWatched *watched, Relation rel, TupleTableSlot *slot, int from)
@@ -92,6 +102,8 @@ inserted(JobstateWatched *watched, Relation rel, TupleTableSlot *slot, int from)
 	else
 		jobstate_guard_insert(watched, rel, slot, &new);
 	jobstate_tally_add(watched->attachment, &new, 1);
+	if (is_touching(watched))
+		jobstate_touch_row(watched, slot, true);
 }
 
 void
@@ -110,6 +122,8 @@ jobstate_watch_updated(JobstateWatched *watched, Relation rel,
 	jobstate_fact_read(watched, newslot, &new);
 	jobstate_guard_state(watched, rel, newslot, &new);
 	jobstate_fact_read(watched, oldslot, &old);
+	if (is_touching(watched))
+		jobstate_touch_update(watched, oldslot, newslot, old.state != new.state);
 	if (old.state < 0)
 	{
 		/* it came in while the trigger was off: it was never counted */
@@ -145,6 +159,8 @@ watch_delete(JobstateWatched *watched, TriggerData *event)
 		HeapTupleHeaderIndicatesMovedPartitions(event->tg_trigtuple->t_data))
 		remember_half(watched, event->tg_trigtuple, old.state);
 	jobstate_tally_add(watched->attachment, &old, -1);
+	if (is_touching(watched))
+		jobstate_touch_row(watched, event->tg_trigslot, false);
 }
 
 Datum

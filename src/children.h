@@ -1,0 +1,29 @@
+/*
+ * src/children.h
+ *
+ * The children of one parent, read for its rules.
+ */
+#ifndef JOBSTATE_CHILDREN_H
+#define JOBSTATE_CHILDREN_H
+
+#include "utils/snapshot.h"
+
+#include "attachment.h"
+#include "rules.h"
+
+/* In their order, as far as anybody asks for one */
+typedef struct JobstateChildren
+{
+	int			n;
+	JobstateChild *child;		/* what the rules see */
+	char	  **error;			/* of each, NULL where there is none */
+} JobstateChildren;
+
+extern JobstateChildren *jobstate_children_read(JobstateAttachment *parent,
+												JobstateDerivation *derivation,
+												bool ordered,
+												JobstateKeyValues *key,
+												Snapshot snapshot);
+extern char *jobstate_children_error(JobstateChildren *children, const char *state);
+
+#endif							/* JOBSTATE_CHILDREN_H */

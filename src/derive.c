@@ -1,0 +1,538 @@
+/*
+ * src/derive.c
+ *
+ * Parents whose state follows from all their children, written before commit.
+ *
+ * Problem: two transactions change two children of one parent.  Neither sees
+ * the other's change, so each writes a state that is wrong once both have
+ * committed; or neither writes, because to each the state seems to stay.
+ * Solution: who has changed a child locks the parent before commit, and reads
+ * the children under a snapshot that is taken after the lock was granted.
+ * Whoever held the lock before has committed, and is seen.  Who comes later
+ * sees us.  So the last to commit has seen all.
+ * Non-problems: isolation levels, because neither the lock nor the read goes by
+ * the transaction's own snapshot.  What is written depends on nothing that the
+ * transaction has read before, so it is right at each of them, and nobody fails
+ * for a parent that somebody else has changed.
+ * Non-problems: deadlocks among those who do this, because parents are locked
+ * in the order of their keys, and tables from the bottom to the top.
+ *
+ * It happens before the flush, when all deferred triggers have run.  One that
+ * our own write queued would never run, so a parent with such a trigger is
+ * refused.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/ruleutils.h"
+#include "utils/snapmgr.h"
+
+#include "attach.h"
+#include "catalog.h"
+#include "children.h"
+#include "compat.h"
+#include "derive.h"
+#include "error.h"
+#include "guard.h"
+#include "recount.h"
+#include "rowscan.h"
+#include "touched.h"
+
+PG_FUNCTION_INFO_V1(jobstate_derive_now);
+PG_FUNCTION_INFO_V1(jobstate_rederive);
+PG_FUNCTION_INFO_V1(jobstate_touch_parents);
+
+/* A derivation, ready to be worked with; lives with the parent's attachment */
+typedef struct JobstateSource
+{
+	JobstateDerivation *derivation;
+	JobstateRuleSet *rules;
+	bool		ordered;		/* is the children's order of any consequence? */
+	SPIPlanPtr	plan;			/* that writes the parent */
+	MemoryContextCallback forget;
+} JobstateSource;
+
+/* A parent's row that we have locked */
+typedef struct LockedRow
+{
+	Relation	rel;			/* the table or the partition where it is */
+	JobstateWatched *watched;
+	TupleTableSlot *slot;
+} LockedRow;
+
+/* What the children say */
+typedef struct Verdict
+{
+	JobstateSource *source;
+	JobstateRule *rule;
+	int			state;
+	char	   *error;			/* NULL: it stays what it is */
+	char	   *reason;
+} Verdict;
+
+static void
+forget_plan(void *arg)
+{
+	JobstateSource *source = arg;
+
+	if (source->plan != NULL)
+		SPI_freeplan(source->plan);
+}
+
+/* The parent's derivations, made ready once. */
+static List *
+sources_of(JobstateAttachment *parent)
+{
+	MemoryContext before;
+	List	   *sources = NIL;
+	ListCell   *cell;
+
+	if (parent->derived != NIL)
+		return parent->derived;
+	before = MemoryContextSwitchTo(parent->context);
+	foreach(cell, parent->sources)
+	{
+		JobstateSource *source = palloc0(sizeof(JobstateSource));
+
+		source->derivation = lfirst(cell);
+		source->rules = jobstate_rules_load(source->derivation->rule_set);
+		source->ordered = source->rules->is_ordered ||
+			source->derivation->child_error != NULL;
+		source->forget.func = forget_plan;
+		source->forget.arg = source;
+		MemoryContextRegisterResetCallback(parent->context, &source->forget);
+		sources = lappend(sources, source);
+	}
+	MemoryContextSwitchTo(before);
+	parent->derived = sources;
+	return sources;
+}
+
+static void
+unlock_row(LockedRow *row)
+{
+	ExecDropSingleTupleTableSlot(row->slot);
+	table_close(row->rel, NoLock);
+}
+
+/*
+ * Locks the row that the scan stands at, whatever became of it since.  False if
+ * it is to be looked for again.
+ */
+static bool
+lock_version(LockedRow *row, JobstateRowScan *scan)
+{
+	TM_FailureData failure;
+	ItemPointerData tid = scan->slot->tts_tid;
+	TM_Result	result = table_tuple_lock(row->rel, &tid, scan->snapshot, row->slot,
+										  GetCurrentCommandId(false),
+										  LockTupleNoKeyExclusive, LockWaitBlock,
+										  TUPLE_LOCK_FLAG_FIND_LAST_VERSION, &failure);
+
+	switch (result)
+	{
+		case TM_Ok:
+			return jobstate_row_has_key(row->slot, scan->spec, scan->key, scan->attno);
+		case TM_Updated:		/* it went to another partition */
+		case TM_Deleted:
+			return false;
+		default:
+			elog(ERROR, "unexpected result of table_tuple_lock(): %d", result);
+	}
+}
+
+/* Looks for the row in one table; *again if it slipped away meanwhile. */
+static bool
+lock_in_table(Oid relid, JobstateTouched *touched, LockedRow *row, bool *again)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	JobstateRowScan *scan;
+	bool		locked = false;
+
+	row->rel = table_open(relid, RowExclusiveLock);
+	row->watched = jobstate_watched(relid);
+	if (row->watched == NULL)
+		jobstate_error_not_attached(relid);
+	scan = jobstate_row_scan_begin(row->rel, jobstate_primary_key(row->rel),
+								   touched->parent->row_key, &touched->key,
+								   row->watched->row_attno, snapshot);
+	row->slot = table_slot_create(row->rel, NULL);
+	if (jobstate_row_scan_next(scan))
+	{
+		locked = lock_version(row, scan);
+		*again |= !locked;
+	}
+	jobstate_row_scan_end(scan);
+	UnregisterSnapshot(snapshot);
+	if (!locked)
+		unlock_row(row);
+	return locked;
+}
+
+/* Locks the parent; false where there is none (any more). */
+static bool
+lock_parent(JobstateTouched *touched, LockedRow *row)
+{
+	Oid			root = touched->parent->target;
+	List	   *tables = list_make1_oid(root);
+	ListCell   *cell;
+	bool		again;
+
+	if (get_rel_relkind(root) == RELKIND_PARTITIONED_TABLE)
+		tables = find_all_inheritors(root, RowExclusiveLock, NULL);
+	do
+	{
+		again = false;
+		foreach(cell, tables)
+			if (get_rel_relkind(lfirst_oid(cell)) == RELKIND_RELATION &&
+				lock_in_table(lfirst_oid(cell), touched, row, &again))
+				return true;
+	} while (again);
+	return false;
+}
+
+/* Asks the derivations in order; the first whose table has children decides. */
+static void
+decide(JobstateTouched *touched, Verdict *verdict)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	JobstateChildren *children = NULL;
+	ListCell   *cell;
+
+	foreach(cell, sources_of(touched->parent))
+	{
+		JobstateSource *source = lfirst(cell);
+		JobstateChildren *found = jobstate_children_read(touched->parent, source->derivation,
+														 source->ordered, &touched->key,
+														 snapshot);
+
+		if (found->n > 0 || children == NULL)
+		{
+			children = found;
+			verdict->source = source;
+		}
+		if (found->n > 0)
+			break;
+	}
+	UnregisterSnapshot(snapshot);
+	verdict->rule = jobstate_rules_match(verdict->source->rules, children->child, children->n);
+	if (verdict->rule == NULL)
+		return;
+	verdict->state = jobstate_machine_by_name(touched->parent->machine, verdict->rule->result,
+											  strlen(verdict->rule->result));
+	if (verdict->state < 0)
+		jobstate_error_no_state(touched->parent, verdict->rule->result);
+	if (verdict->source->derivation->child_error != NULL)
+		verdict->error = jobstate_children_error(children, verdict->rule->result);
+	verdict->reason = psprintf("%s %d: %s", verdict->source->rules->name,
+							   verdict->rule->ord, verdict->rule->text);
+}
+
+static Datum
+column_of(LockedRow *row, const char *name, bool *isnull)
+{
+	AttrNumber	attno = get_attnum(RelationGetRelid(row->rel), name);
+
+	if (attno == InvalidAttrNumber)
+		jobstate_error_no_column(row->rel, name);
+	return slot_getattr(row->slot, attno, isnull);
+}
+
+static bool
+text_differs(LockedRow *row, const char *name, const char *wanted)
+{
+	bool		isnull;
+	Datum		value;
+
+	if (name == NULL || wanted == NULL)
+		return false;
+	value = column_of(row, name, &isnull);
+	return isnull || strcmp(TextDatumGetCString(value), wanted) != 0;
+}
+
+/* Is the row other than the children say? */
+static bool
+differs(LockedRow *row, Verdict *verdict)
+{
+	JobstateAttachment *parent = row->watched->attachment;
+	JobstateDerivation *derivation = verdict->source->derivation;
+	bool		isnull;
+	Datum		value = slot_getattr(row->slot, row->watched->state_attno, &isnull);
+
+	if (jobstate_state_index(parent, value, isnull) != verdict->state)
+		return true;
+	if (derivation->completed_at != NULL)
+	{
+		(void) column_of(row, derivation->completed_at, &isnull);
+		if (isnull == parent->machine->state[verdict->state].is_terminal)
+			return true;
+	}
+	return text_differs(row, derivation->error, verdict->error) ||
+		text_differs(row, derivation->reason, verdict->reason);
+}
+
+/* A trigger that waits for the commit, which is now, would never fire. */
+static void
+refuse_late_triggers(Relation rel)
+{
+	TriggerDesc *triggers = rel->trigdesc;
+	int			i;
+
+	for (i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+	{
+		Trigger    *trigger = &triggers->triggers[i];
+
+		if (trigger->tgdeferrable && !trigger->tgisinternal &&
+			trigger->tgenabled != TRIGGER_DISABLED &&
+			TRIGGER_FOR_UPDATE(trigger->tgtype))
+			jobstate_error_late_trigger(rel, trigger);
+	}
+}
+
+static void
+append_set(StringInfo sql, const char *column, const char *format, int param)
+{
+	const char *name = quote_identifier(column);
+
+	appendStringInfo(sql, ", %s = ", name);
+	appendStringInfo(sql, format, param, name);
+}
+
+/*
+ * UPDATE ... SET state = $1, completed_at, error and reason where there are such
+ * columns, by $2 to $4, WHERE the key is $5 and so on
+ */
+static char *
+update_query(JobstateAttachment *parent, JobstateDerivation *derivation)
+{
+	StringInfoData sql;
+	int			i;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "UPDATE %s SET %s = $1", jobstate_table_rows(parent->target),
+					 quote_identifier(NameStr(parent->state_column)));
+	if (derivation->completed_at != NULL)
+		append_set(&sql, derivation->completed_at,
+				   "CASE WHEN $%d THEN COALESCE(%s, pg_catalog.clock_timestamp()) END", 2);
+	if (derivation->error != NULL)
+		append_set(&sql, derivation->error, "COALESCE($%d, %s)", 3);
+	if (derivation->reason != NULL)
+		append_set(&sql, derivation->reason, "$%d", 4);
+	for (i = 0; i < parent->row_key->ncolumns; i++)
+	{
+		JobstateKeyColumn *column = &parent->row_key->column[i];
+
+		appendStringInfoString(&sql, i == 0 ? " WHERE " : " AND ");
+		generate_operator_clause(&sql, quote_identifier(NameStr(column->name)), column->type,
+								 column->typcache->eq_opr, psprintf("$%d", 5 + i),
+								 column->base_type);
+	}
+	return sql.data;
+}
+
+static SPIPlanPtr
+update_plan(JobstateAttachment *parent, JobstateSource *source)
+{
+	Oid			types[4 + JOBSTATE_MAX_GROUP] = {getBaseType(parent->state_type), BOOLOID, TEXTOID, TEXTOID};
+	int			i;
+
+	if (source->plan != NULL)
+		return source->plan;
+	for (i = 0; i < parent->row_key->ncolumns; i++)
+		types[4 + i] = parent->row_key->column[i].base_type;
+	return jobstate_spi_plan(&source->plan, update_query(parent, source->derivation),
+							 4 + parent->row_key->ncolumns, types);
+}
+
+static Datum
+state_datum(JobstateAttachment *parent, int state)
+{
+	JobstateState *wanted = &parent->machine->state[state];
+
+	switch (parent->state_kind)
+	{
+		case JOBSTATE_STATE_INT2:
+			return Int16GetDatum(wanted->id);
+		case JOBSTATE_STATE_INT4:
+			return Int32GetDatum(wanted->id);
+		case JOBSTATE_STATE_ENUM:
+			if (!OidIsValid(parent->state_enum[state]))
+				jobstate_error_no_state(parent, wanted->name);
+			return ObjectIdGetDatum(parent->state_enum[state]);
+		case JOBSTATE_STATE_TEXT:
+			break;
+	}
+	return CStringGetTextDatum(wanted->name);
+}
+
+static void
+execute_update(JobstateTouched *touched, Verdict *verdict)
+{
+	JobstateAttachment *parent = touched->parent;
+	Datum		value[4 + JOBSTATE_MAX_GROUP] = {0};
+	char		null[4 + JOBSTATE_MAX_GROUP];
+	int			i;
+
+	memset(null, ' ', sizeof(null));
+	value[0] = state_datum(parent, verdict->state);
+	value[1] = BoolGetDatum(parent->machine->state[verdict->state].is_terminal);
+	if (verdict->error != NULL)
+		value[2] = CStringGetTextDatum(verdict->error);
+	else
+		null[2] = 'n';
+	value[3] = CStringGetTextDatum(verdict->reason);
+	for (i = 0; i < parent->row_key->ncolumns; i++)
+		value[4 + i] = touched->key.value[i];
+	jobstate_spi_connect();
+	if (SPI_execute_snapshot(update_plan(parent, verdict->source), value, null,
+							 GetLatestSnapshot(), InvalidSnapshot, false, true, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "unexpected result of an UPDATE");
+	if (SPI_processed != 1)
+		jobstate_error_derived_lost(parent);
+	jobstate_spi_finish();
+}
+
+/* Writes the parent, as its owner, like the server does for foreign keys. */
+static void
+write_parent(JobstateTouched *touched, Verdict *verdict)
+{
+	JobstateAttachment *parent = touched->parent;
+	JobstateExpected before = jobstate_guard_expect(parent->target, verdict->state);
+	JobstateRole role;
+
+	GetUserIdAndSecContext(&role.userid, &role.sec_context);
+	SetUserIdAndSecContext(jobstate_owner_of(parent->target),
+						   role.sec_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
+	PG_TRY();
+	{
+		execute_update(touched, verdict);
+	}
+	PG_FINALLY();
+	{
+		(void) jobstate_guard_expect(before.target, before.state);
+	}
+	PG_END_TRY();
+	jobstate_return(role);
+}
+
+static void
+say_what(void *arg)
+{
+	errcontext("deriving the state of a row of table \"%s\"",
+			   get_rel_name(((JobstateTouched *) arg)->parent->target));
+}
+
+/* Makes one parent what its children say.  Returns whether it was not. */
+static bool
+derive_one(JobstateTouched *touched)
+{
+	ErrorContextCallback context = {error_context_stack, say_what, touched};
+	LockedRow	row;
+	Verdict		verdict = {0};
+	bool		changed = false;
+
+	CHECK_FOR_INTERRUPTS();
+	error_context_stack = &context;
+	CommandCounterIncrement();
+	if (lock_parent(touched, &row))
+	{
+		decide(touched, &verdict);
+		changed = verdict.rule != NULL && differs(&row, &verdict);
+		if (changed)
+			refuse_late_triggers(row.rel);
+		unlock_row(&row);
+		if (changed)
+			write_parent(touched, &verdict);
+	}
+	error_context_stack = context.previous;
+	return changed;
+}
+
+/* Does so for all that were touched, and for what is touched by that. */
+static int64
+derive_touched(void)
+{
+	MemoryContext batch = AllocSetContextCreate(CurrentMemoryContext, "jobstate derive",
+												ALLOCSET_DEFAULT_SIZES);
+	MemoryContext one = AllocSetContextCreate(batch, "jobstate derive one",
+											  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext before = MemoryContextSwitchTo(batch);
+	int64		changed = 0;
+
+	while (jobstate_touched_any())
+	{
+		int			n;
+		JobstateTouched *touched = jobstate_touched_take(&n);
+		int			i;
+
+		MemoryContextSwitchTo(one);
+		for (i = 0; i < n; i++)
+		{
+			changed += derive_one(&touched[i]);
+			MemoryContextReset(one);
+		}
+		MemoryContextSwitchTo(batch);
+	}
+	MemoryContextSwitchTo(before);
+	MemoryContextDelete(batch);
+	return changed;
+}
+
+static void
+AtPreCommit_derive(XactEvent event, void *arg)
+{
+	if ((event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE) &&
+		jobstate_touched_any() && jobstate_catalog_exists())
+		(void) derive_touched();
+}
+
+void
+jobstate_derive_init(void)
+{
+	RegisterXactCallback(AtPreCommit_derive, NULL);
+}
+
+/* derive_now() returns bigint: what the commit would do, and how many rows */
+Datum
+jobstate_derive_now(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(derive_touched());
+}
+
+/* rederive(parent) returns bigint: every row of the table, and how many changed */
+Datum
+jobstate_rederive(PG_FUNCTION_ARGS)
+{
+	Oid			parent;
+
+	if (PG_ARGISNULL(0))
+		jobstate_error_null("parent");
+	parent = PG_GETARG_OID(0);
+	jobstate_require_owner(parent);
+	if (jobstate_attachment(parent)->sources == NIL)
+		jobstate_error_not_derived(parent);
+	jobstate_touch_all(parent);
+	PG_RETURN_INT64(derive_touched());
+}
+
+/* touch_parents(parent) returns void: the same at commit, for who changes rules */
+Datum
+jobstate_touch_parents(PG_FUNCTION_ARGS)
+{
+	if (!PG_ARGISNULL(0))
+		jobstate_touch_all(PG_GETARG_OID(0));
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,11 @@
+/*
+ * src/derive.h
+ *
+ * Parents whose state follows from all their children.
+ */
+#ifndef JOBSTATE_DERIVE_H
+#define JOBSTATE_DERIVE_H
+
+extern void jobstate_derive_init(void);
+
+#endif							/* JOBSTATE_DERIVE_H */
