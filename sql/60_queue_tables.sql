@@ -71,6 +71,34 @@ $$;
 COMMENT ON FUNCTION jobstate.queue_keep()
     IS 'internal: refuses to delete or rename a queue that has jobs';
 
+-- queue_changed: the backends keep the settings in mind; this makes them look again.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.queue_changed()
+RETURNS trigger
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'jobstate_queue_changed';
+COMMENT ON FUNCTION jobstate.queue_changed()
+    IS 'internal: makes every session forget what it knows of queues, lanes and ring';
+
+-- queue_install_changed: has a table of settings tell of its changes.
+-- Writes nothing.  Locks: the table, where it does not do so yet.
+CREATE FUNCTION jobstate.queue_install_changed(settings text)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_trigger t
+                    WHERE t.tgrelid = settings::regclass AND t.tgname = 'changed' AND t.tgenabled = 'A') THEN
+        EXECUTE format('CREATE OR REPLACE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s
+                        FOR EACH STATEMENT EXECUTE FUNCTION jobstate.queue_changed()', settings);
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER changed', settings);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION jobstate.queue_install_changed(text)
+    IS 'internal: creates the trigger that tells of a change of settings';
+
 -- queue_install_settings: queues, their lanes, the ring.
 -- Writes: queue_ring.  Locks: the tables that it creates.
 CREATE FUNCTION jobstate.queue_install_settings()
@@ -128,6 +156,8 @@ BEGIN
     );
     INSERT INTO jobstate.queue_ring DEFAULT VALUES ON CONFLICT DO NOTHING;
     COMMENT ON TABLE jobstate.queue_ring IS 'one row: the ring''s size and how long ended jobs are kept';
+
+    PERFORM jobstate.queue_install_changed('jobstate.' || t) FROM unnest('{queue,queue_lane,queue_ring}'::text[]) t;
 
     CREATE SEQUENCE IF NOT EXISTS jobstate.job_number AS bigint MAXVALUE 281474976710655;
     COMMENT ON SEQUENCE jobstate.job_number IS 'the low 48 bits of every position';

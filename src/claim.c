@@ -219,7 +219,7 @@ last_number(void)
 	Datum		number;
 
 	InitFunctionCallInfoData(*fcinfo, NULL, 1, InvalidOid, NULL, NULL);
-	fcinfo->args[0].value = ObjectIdGetDatum(jobstate_queue_relation("job_number"));
+	fcinfo->args[0].value = ObjectIdGetDatum(jobstate_queue_relation(QUEUE_JOB_NUMBER));
 	fcinfo->args[0].isnull = false;
 	number = pg_sequence_last_value(fcinfo);
 	return fcinfo->isnull ? 0 : DatumGetInt64(number);

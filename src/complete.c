@@ -290,6 +290,6 @@ jobstate_complete(PG_FUNCTION_ARGS)
 Datum
 jobstate_queue_whole(PG_FUNCTION_ARGS)
 {
-	refuse_if_emptied(jobstate_queue_relation("job"));
+	refuse_if_emptied(jobstate_queue_relation(QUEUE_JOB));
 	PG_RETURN_VOID();
 }

@@ -269,7 +269,7 @@ add_jobs(Batch *batch)
 	int			i;
 
 	(void) GetTopTransactionId();
-	batch->sequence = jobstate_queue_relation("job_number");
+	batch->sequence = jobstate_queue_relation(QUEUE_JOB_NUMBER);
 	batch->id = palloc(sizeof(Datum) * (n + 1));
 	batch->now = GetCurrentTimestamp();
 	batch->jobs = jobstate_queue_open_jobs(ACL_INSERT);

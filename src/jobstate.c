@@ -12,6 +12,7 @@
 #include "derive.h"
 #include "flush.h"
 #include "maintain.h"
+#include "jobtable.h"
 #include "lane.h"
 #include "tally.h"
 #include "touched.h"
@@ -34,5 +35,6 @@ _PG_init(void)
 	jobstate_flush_init();
 	jobstate_derive_init();
 	jobstate_maintain_init();
+	jobstate_jobs_init();
 	jobstate_lane_init();
 }

@@ -9,6 +9,7 @@
 #include "access/table.h"
 #include "partitioning/partbounds.h"
 #include "partitioning/partdesc.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
@@ -24,15 +25,58 @@ static const char *const column_name[JOB_COLUMNS] = {
 	"payload", "errors", "result"
 };
 
-/* One of the family's relations, which exist once it is installed. */
-Oid
-jobstate_queue_relation(const char *name)
+static const char *const relation_name[QUEUE_RELATIONS] = {
+	"job", "job_number", "queue", "queue_lane", "queue_ring", "queue_window",
+	"queue_window_lane"
+};
+
+/* The family's relations, as far as they were looked up */
+static Oid	relation[QUEUE_RELATIONS];
+static uint64 generation = 1;
+static uint64 relation_generation = 0;
+
+static void
+AtRelcacheInval_queue(Datum arg, Oid relid)
 {
-	Oid			relid = get_relname_relid(name, jobstate_catalog()->schema);
+	int			i;
 
 	if (!OidIsValid(relid))
-		jobstate_error_no_family("queue", name);
-	return relid;
+		generation++;
+	for (i = 0; OidIsValid(relid) && i < QUEUE_RELATIONS; i++)
+		if (relation[i] == relid)
+			generation++;
+}
+
+void
+jobstate_jobs_init(void)
+{
+	CacheRegisterRelcacheCallback(AtRelcacheInval_queue, (Datum) 0);
+}
+
+/* Counts up whenever one of the relations, or what is kept of it, may have changed. */
+uint64
+jobstate_queue_generation(void)
+{
+	return generation;
+}
+
+/* One of the family's relations, which exist once it is installed. */
+Oid
+jobstate_queue_relation(JobstateQueueRelation which)
+{
+	if (relation_generation != generation)
+		memset(relation, 0, sizeof(relation));
+	relation_generation = generation;
+	if (!OidIsValid(relation[which]))
+	{
+		Oid			relid = get_relname_relid(relation_name[which],
+											  jobstate_catalog()->schema);
+
+		if (!OidIsValid(relid))
+			jobstate_error_no_family("queue", relation_name[which]);
+		relation[which] = relid;
+	}
+	return relation[which];
 }
 
 /* A list partition's values are sorted, and ours have one each. */
@@ -51,7 +95,7 @@ JobstateJobTable *
 jobstate_jobs_open(AclMode rights)
 {
 	JobstateJobTable *jobs = palloc0(sizeof(JobstateJobTable));
-	Oid			relid = jobstate_queue_relation("job");
+	Oid			relid = jobstate_queue_relation(QUEUE_JOB);
 
 	jobstate_rows_check_rights(relid, rights);
 	jobs->rel = table_open(relid, RowExclusiveLock);

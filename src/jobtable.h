@@ -24,6 +24,19 @@
 #define JOB_NUMBER(position)	((position) & ((INT64CONST(1) << JOB_LANE_SHIFT) - 1))
 #define JOB_POSITION(lane, number)	(((int64) (lane) << JOB_LANE_SHIFT) | (number))
 
+/* The family's relations that C opens */
+typedef enum JobstateQueueRelation
+{
+	QUEUE_JOB,
+	QUEUE_JOB_NUMBER,
+	QUEUE_QUEUE,
+	QUEUE_LANE,
+	QUEUE_RING,
+	QUEUE_WINDOW,
+	QUEUE_WINDOW_LANE
+} JobstateQueueRelation;
+#define QUEUE_RELATIONS		(QUEUE_WINDOW_LANE + 1)
+
 /* In the order in which install_queue() makes them */
 typedef enum JobColumn
 {
@@ -81,7 +94,9 @@ typedef struct JobstateJobTable
 	JobstateJobPart **part;
 } JobstateJobTable;
 
-extern Oid	jobstate_queue_relation(const char *name);
+extern void jobstate_jobs_init(void);
+extern uint64 jobstate_queue_generation(void);
+extern Oid	jobstate_queue_relation(JobstateQueueRelation which);
 extern JobstateJobTable *jobstate_jobs_open(AclMode rights);
 extern JobstateJobPart *jobstate_jobs_part(JobstateJobTable *jobs, int slot);
 extern void jobstate_jobs_close(JobstateJobTable *jobs);

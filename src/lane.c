@@ -84,7 +84,7 @@ known_lane(int lane)
 	KnownLane  *known;
 	bool		found;
 
-	wanted.key.window = jobstate_queue_relation("queue_window");
+	wanted.key.window = jobstate_queue_relation(QUEUE_WINDOW);
 	wanted.key.lane = lane;
 	if (known_lanes == NULL)
 	{
@@ -154,8 +154,8 @@ static void
 read_window(JobstateLane *lane)
 {
 	Snapshot	snapshot = RegisterSnapshot(GetTransactionSnapshot());
-	Relation	rel = table_open(jobstate_queue_relation("queue_window"), AccessShareLock);
-	Relation	index = index_open(jobstate_queue_relation("queue_window_lane"),
+	Relation	rel = table_open(jobstate_queue_relation(QUEUE_WINDOW), AccessShareLock);
+	Relation	index = index_open(jobstate_queue_relation(QUEUE_WINDOW_LANE),
 								   AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	IndexScanDesc scan = jobstate_index_beginscan(rel, index, snapshot, 1);
