@@ -102,25 +102,32 @@ COMMENT ON FUNCTION jobstate.promote(text, integer)
 -- lane's lower bound (settled) and the newest place that was ever claimed
 -- (ceiling), or was carried over to job_kept, which is small.
 
--- queue_lanes_running: the lanes in which jobs run, and where to look for them.
+-- queue_lanes_running: the lanes in which jobs run, and where to look for them.  By
+-- the counters a job runs in a lane of its queue and priority.  Where somebody changed
+-- these by hand it lies in another one, in which something was claimed once.
 -- Writes nothing, locks nothing.
-CREATE FUNCTION jobstate.queue_lanes_running()
+CREATE FUNCTION jobstate.queue_lanes_running(all_claimed boolean)
 RETURNS TABLE (lane smallint, floor bigint, ceiling bigint, settled bigint, hinted boolean)
 LANGUAGE sql VOLATILE ROWS 10
 SET search_path = pg_catalog, pg_temp
 AS $$
+    WITH running AS MATERIALIZED (
+        SELECT DISTINCT c.group_key ->> 'queue' AS queue, (c.group_key ->> 'priority')::smallint AS priority
+          FROM jobstate.counts_now('jobstate.job') c
+         WHERE c.state = 'running' AND c.n > 0)
     SELECT l.lane, w.floor, coalesce(w.ceiling, (l.lane::bigint + 1) << 48),
            coalesce(w.settled, l.lane::bigint << 48), w.ceiling IS NOT NULL
-      FROM (SELECT DISTINCT c.group_key ->> 'queue' AS queue, (c.group_key ->> 'priority')::smallint AS priority
-              FROM jobstate.counts_now('jobstate.job') c
-             WHERE c.state = 'running' AND c.n > 0) r
-      JOIN jobstate.queue_lane l ON l.queue = r.queue AND l.priority = r.priority
+      FROM (SELECT l.lane FROM running r JOIN jobstate.queue_lane l ON l.queue = r.queue AND l.priority = r.priority
+             UNION
+            SELECT l.lane FROM jobstate.queue_lane l
+             WHERE $1 AND EXISTS (SELECT FROM running)
+               AND EXISTS (SELECT FROM jobstate.queue_window w WHERE w.lane = l.lane)) l
      CROSS JOIN LATERAL (
             SELECT max(w.floor) AS floor, max(w.ceiling) AS ceiling, max(w.settled) AS settled
               FROM jobstate.queue_window w WHERE w.lane = l.lane) w
 $$;
-COMMENT ON FUNCTION jobstate.queue_lanes_running()
-    IS 'internal: the lanes that have running jobs, and between which positions these are';
+COMMENT ON FUNCTION jobstate.queue_lanes_running(boolean)
+    IS 'internal: the lanes that have running jobs, or may have them, and between which positions these are';
 
 -- queue_overdue: has an attempt had its time?  A running job without a lease was
 -- made so by hand, and nobody would ever end it.
@@ -252,11 +259,12 @@ $$;
 COMMENT ON FUNCTION jobstate.queue_rescue(bigint[])
     IS 'internal: ends the attempts of running jobs that the caller holds';
 
--- rescue: takes jobs from workers that are gone, or that took longer than the job
--- allows.  Their tokens are worth nothing from then on.
+-- queue_rescue_lanes: looks for overdue jobs and ends their attempts.  An idle worker,
+-- who does it each second, spares himself the lanes in which nothing runs by the
+-- counters; who maintains the queue looks at all.
 -- Writes: job, dead_letter, queue_window.
 -- Locks: job against TRUNCATE; the jobs, with SKIP LOCKED; waits for nobody.
-CREATE FUNCTION jobstate.rescue(n integer DEFAULT 1000)
+CREATE FUNCTION jobstate.queue_rescue_lanes(n integer, all_claimed boolean)
 RETURNS TABLE (id bigint, outcome text)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -271,7 +279,7 @@ BEGIN
     PERFORM jobstate.require_positive('n', $1 > 0);
     SELECT array_agg(o.position) INTO overdue
       FROM (SELECT unnest(jobstate.queue_rescue_lane(l.lane, l.floor, l.ceiling, l.settled, l.hinted)) AS position
-              FROM jobstate.queue_lanes_running() l
+              FROM jobstate.queue_lanes_running($2) l
              UNION ALL
             SELECT k.position FROM jobstate.job_kept k
              WHERE k.state_id = 2 AND jobstate.queue_overdue(k.lease_until, k.claimed_at, k.timeout, at)) o;
@@ -283,5 +291,17 @@ BEGIN
     END IF;
 END
 $$;
+COMMENT ON FUNCTION jobstate.queue_rescue_lanes(integer, boolean)
+    IS 'internal: ends overdue attempts, as rescue() does, in the lanes where jobs run or in all';
+
+-- rescue: takes jobs from workers that are gone, or that took longer than the job
+-- allows.  Their tokens are worth nothing from then on.
+-- Writes: job, dead_letter, queue_window.
+-- Locks: job against TRUNCATE; the jobs, with SKIP LOCKED; waits for nobody.
+CREATE FUNCTION jobstate.rescue(n integer DEFAULT 1000)
+RETURNS TABLE (id bigint, outcome text)
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS 'SELECT * FROM jobstate.queue_rescue_lanes($1, true)';
 COMMENT ON FUNCTION jobstate.rescue(integer)
     IS 'ends the attempts of jobs whose lease or timeout is over: "deferred" for the next one, "failed", "dead" or "cancelled"';

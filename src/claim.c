@@ -287,7 +287,7 @@ tend(Claim *claim)
 		TimestampDifferenceExceeds(rescued, claim->now, RESCUE_EVERY))
 	{
 		rescued = claim->now;
-		n = call(&rescue, "SELECT pg_catalog.count(*) FROM jobstate.rescue($2)", claim);
+		n = call(&rescue, "SELECT pg_catalog.count(*) FROM jobstate.queue_rescue_lanes($2, false)", claim);
 	}
 	if (claim->taken > 0 &&
 		!TimestampDifferenceExceeds(promoted, claim->now, PROMOTE_EVERY))

@@ -381,6 +381,7 @@ class Client(threading.Thread):
             ("update", "UPDATE jobstate.job SET payload = '{}' WHERE queue = 'mortal' AND position %% 5 = %s RETURNING id"),
             ("update", "UPDATE jobstate.job SET run_at = now() WHERE state_id = 3 AND position %% 5 = %s RETURNING id"),
             ("update", "UPDATE jobstate.job SET lease_until = now() WHERE queue <> 'steady' AND state_id = 2 AND position %% 5 = %s RETURNING id"),
+            ("update", "UPDATE jobstate.job SET priority = 5 - priority WHERE queue = 'wild' AND state_id = 2 AND position %% 5 = %s RETURNING id"),
             ("update", "UPDATE jobstate.job SET state_id = 6, finished_at = now() WHERE queue = 'wild' AND state_id = 1 AND position %% 9 = %s RETURNING id"))),
             self.random.randrange(5))
 

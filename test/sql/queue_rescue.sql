@@ -64,6 +64,21 @@ SELECT error FROM regress_jobs WHERE kind = 'timed';
 SELECT id AS hand FROM jobstate.enqueue('regress_q', 'hand') \gset
 UPDATE jobstate.job SET state_id = 2, attempt = 1 WHERE id = :hand;
 SELECT outcome FROM jobstate.rescue();
+-- what somebody moved by hand while it ran is found in the lane where it lies, whatever it says of itself,
+-- and comes back in the lane where it belongs; an idle worker does not look there
+SELECT jobstate.queue_define('regress_other');
+SELECT regress_run('regress_moved', 'astray', '-1 s') AS astray, regress_run('regress_moved', 'urgent', '-1 s') AS urgent \gset
+UPDATE jobstate.job SET queue = 'regress_other' WHERE id = :astray;
+UPDATE jobstate.job SET priority = 1 WHERE id = :urgent;
+SELECT count(*) FROM jobstate.queue_rescue_lanes(10, false);
+SELECT outcome FROM jobstate.rescue();
+UPDATE jobstate.job SET run_at = clock_timestamp() WHERE id IN (:astray, :urgent);
+SELECT jobstate.promote();
+SELECT kind FROM jobstate.claim('regress_other', 'worker');
+SELECT kind, priority FROM jobstate.claim('regress_moved', 'worker');
+SELECT count(*) FROM jobstate.cancel(ARRAY[:astray, :urgent]);
+UPDATE jobstate.job SET lease_until = clock_timestamp() WHERE id IN (:astray, :urgent);
+SELECT outcome FROM jobstate.rescue();
 
 -- no more than asked for
 SELECT count(regress_run('regress_q', 'many', '-1 s')) FROM generate_series(1, 10);
