@@ -4,7 +4,7 @@
 CREATE VIEW pg_temp.family AS
     SELECT p.oid AS fn FROM pg_proc p
      WHERE p.pronamespace = 'jobstate'::regnamespace
-       AND (p.proname ~ '^(upload|install|queue_|job_status$)' OR p.oid IN (SELECT f.fn FROM jobstate.queue_functions() f));
+       AND (p.proname ~ '^(upload|install|queue_|store_|maintain_store$|job_status$)' OR p.oid IN (SELECT f.fn FROM jobstate.queue_functions() f));
 -- functions that everybody may call: they read, and ask for the table's rights
 SELECT p.oid::regprocedure AS public_function FROM pg_proc p
  WHERE p.pronamespace = 'jobstate'::regnamespace AND p.oid NOT IN (SELECT fn FROM pg_temp.family)
@@ -35,9 +35,10 @@ SELECT p.oid::regprocedure FROM pg_proc p
 SELECT p.oid::regprocedure AS security_definer, p.proconfig FROM pg_proc p
  WHERE p.pronamespace = 'jobstate'::regnamespace AND p.prosecdef
  ORDER BY p.oid::regprocedure::text COLLATE "C";
--- and so has every other one that is not C and may write: no row
+-- and so has every other one that is not C and may write, but for store_update(), which names all with
+-- its schema (store_rights shows it): no row
 SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
- WHERE p.pronamespace = 'jobstate'::regnamespace AND l.lanname <> 'c' AND p.provolatile = 'v'
+ WHERE p.pronamespace = 'jobstate'::regnamespace AND l.lanname <> 'c' AND p.provolatile = 'v' AND p.proname <> 'store_update'
    AND 'search_path=pg_catalog, pg_temp' <> ALL (coalesce(p.proconfig, '{none}'))
  ORDER BY p.oid::regprocedure::text COLLATE "C";
 -- no function of a family has its owner's rights: no row
