@@ -41,6 +41,7 @@ typedef struct Reading
 	int			n;
 	int			max;
 	FoundChild *found;
+	TransactionId in_flight;
 } Reading;
 
 /* A column as text, or NULL */
@@ -162,8 +163,8 @@ link_to(JobstateWatched *watched, Oid parent)
 
 /* Reads the children that lie in one table or partition. */
 static void
-read_table(Reading *reading, Oid relid, JobstateAttachment *parent, bool ordered,
-		   JobstateKeyValues *key, Snapshot snapshot)
+read_table(Reading *reading, Oid relid, bool ordered, JobstateTouched *touched,
+		   Snapshot snapshot)
 {
 	Relation	rel = table_open(relid, AccessShareLock);
 	JobstateWatched *watched = jobstate_watched(relid);
@@ -172,13 +173,15 @@ read_table(Reading *reading, Oid relid, JobstateAttachment *parent, bool ordered
 
 	if (watched == NULL)
 		jobstate_error_not_attached(relid);
-	link = link_to(watched, parent->target);
+	link = link_to(watched, touched->parent->target);
 	if (ordered && reading->order == NULL)
 		prepare_order(reading, RelationGetDescr(rel), link);
-	scan = jobstate_row_scan_begin(rel, link->index, parent->row_key, key,
-								   link->key, snapshot);
+	scan = jobstate_row_scan_begin(rel, link->index, touched->parent->row_key,
+								   &touched->key, link->key, snapshot, touched->is_new);
 	while (jobstate_row_scan_next(scan))
 		read_child(reading, watched, link, scan->slot);
+	if (TransactionIdIsValid(scan->in_flight))
+		reading->in_flight = scan->in_flight;
 	jobstate_row_scan_end(scan);
 	table_close(rel, NoLock);
 }
@@ -192,6 +195,7 @@ sorted(Reading *reading)
 	if (reading->norder > 0 && reading->n > 1)
 		qsort_arg(reading->found, reading->n, sizeof(FoundChild), compare_found, reading);
 	children->n = reading->n;
+	children->in_flight = reading->in_flight;
 	children->child = palloc_extended(sizeof(JobstateChild) * (reading->n + 1),
 									  MCXT_ALLOC_HUGE);
 	children->error = palloc_extended(sizeof(char *) * (reading->n + 1), MCXT_ALLOC_HUGE);
@@ -203,20 +207,20 @@ sorted(Reading *reading)
 	return children;
 }
 
-/* All children that the snapshot sees, in the derivation's order if asked to */
+/* All children that the snapshot sees, in the derivation's order if asked to. */
 JobstateChildren *
-jobstate_children_read(JobstateAttachment *parent, JobstateDerivation *derivation,
-					   bool ordered, JobstateKeyValues *key, Snapshot snapshot)
+jobstate_children_read(JobstateDerivation *derivation, bool ordered,
+					   JobstateTouched *touched, Snapshot snapshot)
 {
 	Reading		reading = {0};
 	ListCell   *cell;
 
 	if (get_rel_relkind(derivation->child) != RELKIND_PARTITIONED_TABLE)
-		read_table(&reading, derivation->child, parent, ordered, key, snapshot);
+		read_table(&reading, derivation->child, ordered, touched, snapshot);
 	else
 		foreach(cell, find_all_inheritors(derivation->child, AccessShareLock, NULL))
 			if (get_rel_relkind(lfirst_oid(cell)) == RELKIND_RELATION)
-				read_table(&reading, lfirst_oid(cell), parent, ordered, key, snapshot);
+				read_table(&reading, lfirst_oid(cell), ordered, touched, snapshot);
 	return sorted(&reading);
 }
 

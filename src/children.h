@@ -10,6 +10,7 @@
 
 #include "attachment.h"
 #include "rules.h"
+#include "touched.h"
 
 /* In their order, as far as anybody asks for one */
 typedef struct JobstateChildren
@@ -17,12 +18,12 @@ typedef struct JobstateChildren
 	int			n;
 	JobstateChild *child;		/* what the rules see */
 	char	  **error;			/* of each, NULL where there is none */
+	TransactionId in_flight;	/* somebody who is about to change one, or 0 */
 } JobstateChildren;
 
-extern JobstateChildren *jobstate_children_read(JobstateAttachment *parent,
-												JobstateDerivation *derivation,
+extern JobstateChildren *jobstate_children_read(JobstateDerivation *derivation,
 												bool ordered,
-												JobstateKeyValues *key,
+												JobstateTouched *touched,
 												Snapshot snapshot);
 extern char *jobstate_children_error(JobstateChildren *children, const char *state);
 

@@ -14,6 +14,10 @@
  * the transaction's own snapshot.  What is written depends on nothing that the
  * transaction has read before, so it is right at each of them, and nobody fails
  * for a parent that somebody else has changed.
+ * Problem: without a foreign key a child may come before its parent.  The child's
+ * transaction finds no parent to lock, and the parent's finds no child.
+ * Solution: both write first and look then, so one of them sees the other at
+ * work, and waits for its end before it looks again.
  * Non-problems: deadlocks among those who do this, because parents are locked
  * in the order of their keys, and tables from the bottom to the top.
  *
@@ -33,6 +37,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -168,12 +173,17 @@ lock_in_table(Oid relid, JobstateTouched *touched, LockedRow *row, bool *again)
 		jobstate_error_not_attached(relid);
 	scan = jobstate_row_scan_begin(row->rel, jobstate_primary_key(row->rel),
 								   touched->parent->row_key, &touched->key,
-								   row->watched->row_attno, snapshot);
+								   row->watched->row_attno, snapshot, true);
 	row->slot = table_slot_create(row->rel, NULL);
 	if (jobstate_row_scan_next(scan))
 	{
 		locked = lock_version(row, scan);
 		*again |= !locked;
+	}
+	else if (TransactionIdIsValid(scan->in_flight))
+	{
+		XactLockTableWait(scan->in_flight, row->rel, &scan->slot->tts_tid, XLTW_Lock);
+		*again = true;
 	}
 	jobstate_row_scan_end(scan);
 	UnregisterSnapshot(snapshot);
@@ -205,20 +215,22 @@ lock_parent(JobstateTouched *touched, LockedRow *row)
 }
 
 /* Asks the derivations in order; the first whose table has children decides. */
-static void
-decide(JobstateTouched *touched, Verdict *verdict)
+static JobstateChildren *
+read_children(JobstateTouched *touched, Verdict *verdict, TransactionId *in_flight)
 {
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	JobstateChildren *children = NULL;
 	ListCell   *cell;
 
+	*in_flight = InvalidTransactionId;
 	foreach(cell, sources_of(touched->parent))
 	{
 		JobstateSource *source = lfirst(cell);
-		JobstateChildren *found = jobstate_children_read(touched->parent, source->derivation,
-														 source->ordered, &touched->key,
-														 snapshot);
+		JobstateChildren *found = jobstate_children_read(source->derivation, source->ordered,
+														 touched, snapshot);
 
+		if (TransactionIdIsValid(found->in_flight))
+			*in_flight = found->in_flight;
 		if (found->n > 0 || children == NULL)
 		{
 			children = found;
@@ -228,6 +240,20 @@ decide(JobstateTouched *touched, Verdict *verdict)
 			break;
 	}
 	UnregisterSnapshot(snapshot);
+	return children;
+}
+
+static void
+decide(JobstateTouched *touched, Verdict *verdict)
+{
+	TransactionId in_flight;
+	JobstateChildren *children = read_children(touched, verdict, &in_flight);
+
+	while (TransactionIdIsValid(in_flight))
+	{
+		XactLockTableWait(in_flight, NULL, NULL, XLTW_None);
+		children = read_children(touched, verdict, &in_flight);
+	}
 	verdict->rule = jobstate_rules_match(verdict->source->rules, children->child, children->n);
 	if (verdict->rule == NULL)
 		return;

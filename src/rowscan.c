@@ -10,9 +10,13 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/relscan.h"
+#include "access/transam.h"
+#include "access/xact.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
+#include "storage/procarray.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -43,11 +47,13 @@ make_scan_keys(JobstateRowScan *scan)
 
 /*
  * Begins a scan for the rows that have this key in these columns, which are the
- * index's first, in its order.  Without an index each row is looked at.
+ * index's first, in its order.  Without an index each row is looked at.  It may
+ * be asked for those who are about to make a row with this key come or go.
  */
 JobstateRowScan *
 jobstate_row_scan_begin(Relation rel, Oid index, JobstateKeySpec *spec,
-						JobstateKeyValues *key, AttrNumber *attno, Snapshot snapshot)
+						JobstateKeyValues *key, AttrNumber *attno, Snapshot snapshot,
+						bool asks_in_flight)
 {
 	JobstateRowScan *scan = palloc0(sizeof(JobstateRowScan));
 
@@ -57,6 +63,7 @@ jobstate_row_scan_begin(Relation rel, Oid index, JobstateKeySpec *spec,
 	scan->key = key;
 	scan->attno = attno;
 	scan->snapshot = snapshot;
+	scan->asks_in_flight = asks_in_flight;
 	if (!OidIsValid(index))
 	{
 		scan->table_scan = table_beginscan(rel, SnapshotAny, 0, NULL);
@@ -90,16 +97,46 @@ next_of_any(JobstateRowScan *scan)
 	return table_scan_getnextslot(scan->table_scan, ForwardScanDirection, scan->slot);
 }
 
+static bool
+is_in_flight(TransactionId xid)
+{
+	return TransactionIdIsNormal(xid) && !TransactionIdIsCurrentTransactionId(xid) &&
+		TransactionIdIsInProgress(xid);
+}
+
+/* Is somebody else about to make this row come or go? */
+static void
+note_in_flight(JobstateRowScan *scan, bool visible)
+{
+	bool		should_free;
+	HeapTupleHeader tuple = ExecFetchSlotHeapTuple(scan->slot, false, &should_free)->t_data;
+	TransactionId xid = InvalidTransactionId;
+
+	if (!visible)
+		xid = HeapTupleHeaderGetXmin(tuple);
+	else if ((tuple->t_infomask & HEAP_XMAX_INVALID) == 0 &&
+			 !HEAP_XMAX_IS_LOCKED_ONLY(tuple->t_infomask))
+		xid = HeapTupleHeaderGetUpdateXid(tuple);
+	if (is_in_flight(xid))
+		scan->in_flight = xid;
+}
+
 /* Goes to the next row; false where there is none. */
 bool
 jobstate_row_scan_next(JobstateRowScan *scan)
 {
 	while (next_of_any(scan))
 	{
+		bool		visible;
+
 		CHECK_FOR_INTERRUPTS();
-		if (table_tuple_satisfies_snapshot(scan->rel, scan->slot, scan->snapshot) &&
-			(scan->index != NULL ||
-			 jobstate_row_has_key(scan->slot, scan->spec, scan->key, scan->attno)))
+		if (scan->index == NULL &&
+			!jobstate_row_has_key(scan->slot, scan->spec, scan->key, scan->attno))
+			continue;
+		visible = table_tuple_satisfies_snapshot(scan->rel, scan->slot, scan->snapshot);
+		if (scan->asks_in_flight)
+			note_in_flight(scan, visible);
+		if (visible)
 			return true;
 	}
 	return false;

@@ -53,28 +53,36 @@ static touchedhash_hash *touched = NULL;
 static JobstateTouched *last = NULL;	/* the next row is often of the same parent */
 static List *whole = NIL;		/* tables of which every row is touched */
 
-static void
-touch(JobstateAttachment *parent, JobstateKeyValues *key)
+static JobstateTouched *
+make_touched(JobstateTouched *probe)
 {
-	JobstateTouched probe = {parent, 0, *key};
-	JobstateTouched *made;
-	MemoryContext before;
+	MemoryContext before = MemoryContextSwitchTo(context);
+	JobstateTouched *made = palloc(sizeof(JobstateTouched));
 	bool		found;
 
-	if (last != NULL && same_parent(last, &probe))
-		return;
-	probe.hash = jobstate_key_hash(parent->row_key, key);
-	if (touched == NULL)
-		touched = touchedhash_create(context, 8, NULL);
-	if (touchedhash_lookup(touched, &probe) != NULL)
-		return;
-	before = MemoryContextSwitchTo(context);
-	made = palloc(sizeof(JobstateTouched));
-	*made = probe;
-	jobstate_key_copy(parent->row_key, &made->key);
+	*made = *probe;
+	jobstate_key_copy(made->parent->row_key, &made->key);
 	touchedhash_insert(touched, made, &found);
 	MemoryContextSwitchTo(before);
-	last = made;
+	return made;
+}
+
+static void
+touch(JobstateAttachment *parent, JobstateKeyValues *key, bool is_new)
+{
+	JobstateTouched probe = {parent, 0, *key, false};
+
+	if (last == NULL || !same_parent(last, &probe))
+	{
+		TouchedEntry *entry;
+
+		probe.hash = jobstate_key_hash(parent->row_key, key);
+		if (touched == NULL)
+			touched = touchedhash_create(context, 8, NULL);
+		entry = touchedhash_lookup(touched, &probe);
+		last = entry != NULL ? entry->touched : make_touched(&probe);
+	}
+	last->is_new |= is_new;
 }
 
 /* The derived table, if it is still watched and can be found by its key */
@@ -121,9 +129,10 @@ touch_parent(JobstateLink *link, TupleTableSlot *slot)
 	JobstateKeyValues key;
 
 	if (parent != NULL && read_key(parent, link->key, slot, &key))
-		touch(parent, &key);
+		touch(parent, &key, false);
 }
 
+/* A row with a key that was not there before: there may be children already. */
 static void
 touch_itself(JobstateWatched *watched, TupleTableSlot *slot)
 {
@@ -131,7 +140,7 @@ touch_itself(JobstateWatched *watched, TupleTableSlot *slot)
 	JobstateKeyValues key;
 
 	if (parent != NULL && read_key(parent, watched->row_attno, slot, &key))
-		touch(parent, &key);
+		touch(parent, &key, true);
 }
 
 /* A row came or went.  A new one's own state may have to be derived, too. */
@@ -254,7 +263,7 @@ touch_rows(JobstateAttachment *parent)
 
 		for (i = 0; i < spec->ncolumns; i++)
 			key.value[i] = jobstate_spi_value(row, i + 1, &key.isnull[i]);
-		touch(parent, &key);
+		touch(parent, &key, false);
 	}
 	PopActiveSnapshot();
 	jobstate_spi_finish();

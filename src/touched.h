@@ -14,6 +14,7 @@ typedef struct JobstateTouched
 	JobstateAttachment *parent;
 	uint32		hash;
 	JobstateKeyValues key;		/* of its primary key */
+	bool		is_new;			/* inserted by this transaction */
 } JobstateTouched;
 
 extern void jobstate_touched_init(void);
