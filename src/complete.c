@@ -15,12 +15,12 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
-#include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "catalog.h"
 #include "compat.h"
+#include "elements.h"
 #include "error.h"
 #include "queueinfo.h"
 #include "recount.h"
@@ -188,48 +188,34 @@ compare_reports(const void *a, const void *b)
 	return x->order - y->order;
 }
 
-static int
-read_array(FunctionCallInfo fcinfo, int argno, Oid type,
-		   Datum **elements, bool **nulls)
-{
-	int16		typlen;
-	bool		typbyval;
-	char		typalign;
-	int			n;
-
-	get_typlenbyvalalign(type, &typlen, &typbyval, &typalign);
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(argno), type, typlen, typbyval, typalign,
-					  elements, nulls, &n);
-	return n;
-}
-
 /* The three arrays as reports, in the order of ids, so that nobody deadlocks. */
 static int
 read_reports(FunctionCallInfo fcinfo, Report **reports)
 {
-	Datum	   *id;
-	Datum	   *token;
-	Datum	   *result = NULL;
-	bool	   *no_id;
-	bool	   *no_token;
-	bool	   *no_result = NULL;
-	int			n = read_array(fcinfo, 0, INT8OID, &id, &no_id);
+	JobstateElements id;
+	JobstateElements token;
+	JobstateElements result;
+	int			n;
 	int			i;
 
-	if (read_array(fcinfo, 1, INT8OID, &token, &no_token) != n)
+	jobstate_elements_read(fcinfo, 0, INT8OID, &id);
+	jobstate_elements_read(fcinfo, 1, INT8OID, &token);
+	jobstate_elements_read(fcinfo, 2, JSONBOID, &result);
+	n = id.n;
+	if (token.n != n)
 		jobstate_error_array_lengths("ids", "tokens");
-	if (!PG_ARGISNULL(2) && read_array(fcinfo, 2, JSONBOID, &result, &no_result) != n)
+	if (!PG_ARGISNULL(2) && result.n != n)
 		jobstate_error_array_lengths("ids", "results");
 	*reports = palloc(sizeof(Report) * (n + 1));
 	for (i = 0; i < n; i++)
 	{
-		if (no_id[i] || no_token[i])
-			jobstate_error_null(no_id[i] ? "ids" : "tokens");
-		(*reports)[i].id = DatumGetInt64(id[i]);
-		(*reports)[i].token = DatumGetInt64(token[i]);
+		if (id.isnull[i] || token.isnull[i])
+			jobstate_error_null(id.isnull[i] ? "ids" : "tokens");
+		(*reports)[i].id = DatumGetInt64(id.value[i]);
+		(*reports)[i].token = DatumGetInt64(token.value[i]);
 		(*reports)[i].order = i;
-		(*reports)[i].no_result = result == NULL || no_result[i];
-		(*reports)[i].result = result == NULL ? (Datum) 0 : result[i];
+		(*reports)[i].no_result = !jobstate_elements_has(&result, i);
+		(*reports)[i].result = (*reports)[i].no_result ? (Datum) 0 : result.value[i];
 	}
 	qsort(*reports, n, sizeof(Report), compare_reports);
 	return n;

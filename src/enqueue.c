@@ -16,10 +16,10 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
-#include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
 #include "catalog.h"
+#include "elements.h"
 #include "queueinfo.h"
 
 PG_FUNCTION_INFO_V1(jobstate_enqueue_rows);
@@ -43,17 +43,10 @@ typedef enum ArrayArgument
 	KNOWN = 10
 } ArrayArgument;
 
-typedef struct Elements
-{
-	int			n;				/* 0: no array was given */
-	Datum	   *value;
-	bool	   *isnull;
-} Elements;
-
 /* A batch under way */
 typedef struct Batch
 {
-	Elements	given[KNOWN + 1];
+	JobstateElements given[KNOWN + 1];
 	Datum		queue;
 	Datum		timeout;
 	bool		no_timeout;
@@ -102,7 +95,7 @@ read_queue(Batch *batch)
 static bool
 given(Batch *batch, ArrayArgument which, int i)
 {
-	return batch->given[which].n > 0 && !batch->given[which].isnull[i];
+	return jobstate_elements_has(&batch->given[which], i);
 }
 
 static int
@@ -286,31 +279,23 @@ add_jobs(Batch *batch)
 }
 
 static void
-read_array(FunctionCallInfo fcinfo, Batch *batch, ArrayArgument which, Oid type)
-{
-	Elements   *elements = &batch->given[which];
-	int16		typlen;
-	bool		typbyval;
-	char		typalign;
-
-	if (PG_ARGISNULL(which))
-		return;
-	get_typlenbyvalalign(type, &typlen, &typbyval, &typalign);
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(which), type, typlen, typbyval, typalign,
-					  &elements->value, &elements->isnull, &elements->n);
-}
-
-static void
 read_arrays(FunctionCallInfo fcinfo, Batch *batch)
 {
-	read_array(fcinfo, batch, KINDS, TEXTOID);
-	read_array(fcinfo, batch, PAYLOADS, JSONBOID);
-	read_array(fcinfo, batch, PRIORITIES, INT4OID);
-	read_array(fcinfo, batch, RUN_ATS, TIMESTAMPTZOID);
-	read_array(fcinfo, batch, UNIQUE_KEYS, TEXTOID);
-	read_array(fcinfo, batch, SHARD_KEYS, TEXTOID);
-	read_array(fcinfo, batch, LIMIT_KEYS, TEXTOID);
-	read_array(fcinfo, batch, KNOWN, INT8OID);
+	static const Oid type[KNOWN + 1] = {
+		[KINDS] = TEXTOID,
+		[PAYLOADS] = JSONBOID,
+		[PRIORITIES] = INT4OID,
+		[RUN_ATS] = TIMESTAMPTZOID,
+		[UNIQUE_KEYS] = TEXTOID,
+		[SHARD_KEYS] = TEXTOID,
+		[LIMIT_KEYS] = TEXTOID,
+		[KNOWN] = INT8OID
+	};
+	int			which;
+
+	for (which = KINDS; which <= KNOWN; which++)
+		if (OidIsValid(type[which]))
+			jobstate_elements_read(fcinfo, which, type[which], &batch->given[which]);
 }
 
 /* Is every array as long as that of the kinds, or not given? */
