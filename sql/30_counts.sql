@@ -48,6 +48,13 @@ CREATE FUNCTION jobstate.totals(target regclass, group_key jsonb DEFAULT NULL)
 COMMENT ON FUNCTION jobstate.totals(regclass, jsonb) IS
     'rows per group and state that are there, that prune() rolled up, and both together';
 
+CREATE FUNCTION jobstate.state_totals(target regclass)
+    RETURNS TABLE (state text, live bigint, rolled_up bigint)
+    LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE ROWS 10
+    AS 'MODULE_PATHNAME', 'jobstate_state_totals';
+COMMENT ON FUNCTION jobstate.state_totals(regclass) IS
+    'rows per state over all groups, there and rolled up, of this moment; no row where the table is uncounted';
+
 CREATE VIEW jobstate.attachments AS
     SELECT a.target, a.machine, a.state_column, a.group_by, jobstate.counted(a.target) AS counted,
            NOT EXISTS (SELECT FROM pg_catalog.pg_class c

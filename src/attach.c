@@ -400,6 +400,7 @@ require_no_derivation(Oid target)
 Datum
 jobstate_detach(PG_FUNCTION_ARGS)
 {
+	JobstateAttachmentRow row;
 	Oid			target;
 
 	if (PG_ARGISNULL(0))
@@ -407,7 +408,9 @@ jobstate_detach(PG_FUNCTION_ARGS)
 	target = PG_GETARG_OID(0);
 	jobstate_require_owner(target);
 	(void) lock_all(target, ShareRowExclusiveLock);
-	(void) jobstate_attachment(target);
+	/* one that cannot be compiled any more, as its column is gone, can go */
+	if (!jobstate_attachment_row(target, &row))
+		(void) jobstate_attachment(target);
 	require_no_derivation(target);
 	delete_attachment(target);
 	if (OidIsValid(get_trigger_oid(target, JOBSTATE_ROW_TRIGGER, true)))

@@ -36,6 +36,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "attachmentrow.h"
 #include "catalog.h"
@@ -201,12 +202,13 @@ sums_to_rows(Fold *fold, JobstateLogRow **rows)
 	return n;
 }
 
+/* Its key is the time, for whoever wants to know when somebody last folded. */
 static void
 make_header(JobstateLogRow *row, int64 blocks)
 {
 	row->epoch = JOBSTATE_EPOCH_HEADER;
 	row->hash = 0;
-	row->key = cstring_to_text("");
+	row->key = cstring_to_text(psprintf(INT64_FORMAT, GetCurrentTimestamp()));
 	row->deltas = cstring_to_text(psprintf("0:" INT64_FORMAT, blocks));
 }
 

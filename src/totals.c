@@ -20,6 +20,7 @@
 #include "error.h"
 
 PG_FUNCTION_INFO_V1(jobstate_totals);
+PG_FUNCTION_INFO_V1(jobstate_state_totals);
 
 /*
  * Adds the table's part of the rollup, in the spelling of keys that the live
@@ -177,6 +178,90 @@ jobstate_totals(PG_FUNCTION_ARGS)
 	rolled = jobstate_counts_merge(attachment, spelling, filter, rolled);
 	put_all((ReturnSetInfo *) fcinfo->resultinfo, attachment, filter, spelling,
 			live, rolled);
+	jobstate_return(role);
+	return (Datum) 0;
+}
+
+/* Adds the table's part of the rollup by state, whatever the group. */
+static void
+read_rollup_states(Oid target, JobstateDeltas *rolled)
+{
+	Oid			type = OIDOID;
+	Datum		value = ObjectIdGetDatum(target);
+	JobstateRole role = jobstate_become(jobstate_catalog()->owner);
+	bool		isnull;
+	uint64		i;
+
+	jobstate_spi_connect();
+	if (SPI_execute_with_args("SELECT state_id, pg_catalog.sum(n)::bigint FROM jobstate.rollup"
+							  " WHERE target OPERATOR(pg_catalog.=) $1 GROUP BY state_id",
+							  1, &type, &value, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the rollup");
+	jobstate_return(role);
+	for (i = 0; i < SPI_processed; i++)
+		jobstate_deltas_add(rolled,
+							DatumGetInt16(jobstate_spi_value(i, 1, &isnull)),
+							DatumGetInt64(jobstate_spi_value(i, 2, &isnull)));
+	jobstate_spi_finish();
+}
+
+static void
+put_states(ReturnSetInfo *rsinfo, JobstateMachine *machine, int64 *live,
+		   JobstateDeltas *rolled)
+{
+	int			i;
+
+	for (i = 0; i < machine->nstates; i++)
+	{
+		Datum		values[3];
+		bool		nulls[3] = {false};
+		JobstateDelta *delta = jobstate_deltas_find(rolled, machine->state[i].id);
+
+		values[0] = CStringGetTextDatum(machine->state[i].name);
+		values[1] = Int64GetDatum(live[i]);
+		values[2] = Int64GetDatum(delta ? delta->n : 0);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+}
+
+/*
+ * state_totals(target) returns (state, live, rolled_up), over all groups, of
+ * this moment.  For who asks often: an uncounted table gives no row, where
+ * totals() would scan it.
+ */
+Datum
+jobstate_state_totals(PG_FUNCTION_ARGS)
+{
+	JobstateTallySet *spelling = jobstate_tally_set_create(CurrentMemoryContext);
+	JobstateSums *live = jobstate_sums_create(CurrentMemoryContext);
+	JobstateDeltas rolled;
+	JobstateAttachment *attachment;
+	JobstateRole role;
+	JobstateSum **sum;
+	Snapshot	newest;
+	int64	   *n;
+	int			i;
+	int			j;
+
+	InitMaterializedSRF(fcinfo, 0);
+	attachment = jobstate_attachment(PG_GETARG_OID(0));
+	jobstate_counts_check_rights(attachment->target);
+	role = jobstate_become(jobstate_owner_of(attachment->target));
+	if (jobstate_counts_read(attachment, NULL, NULL, &newest, live) == JOBSTATE_READ_COUNTED)
+	{
+		jobstate_counts_add_pending(attachment, live);
+		live = jobstate_counts_merge(attachment, spelling, NULL, live);
+		n = palloc0(sizeof(int64) * attachment->machine->nstates);
+		for (i = jobstate_sums_list(live, &sum) - 1; i >= 0; i--)
+			for (j = 0; j < attachment->machine->nstates; j++)
+				n[j] += jobstate_counts_checked(attachment, sum[i], j);
+		jobstate_deltas_init(&rolled, CurrentMemoryContext);
+		PushActiveSnapshot(newest);
+		read_rollup_states(attachment->target, &rolled);
+		PopActiveSnapshot();
+		put_states((ReturnSetInfo *) fcinfo->resultinfo, attachment->machine, n, &rolled);
+	}
+	UnregisterSnapshot(newest);
 	jobstate_return(role);
 	return (Datum) 0;
 }
