@@ -21,6 +21,7 @@ import psycopg
 
 from history import AVAILABLE, DEFERRED, RUNNING
 from jobs import Harness
+from verbs import ISOLATION
 
 
 def arguments():
@@ -42,6 +43,7 @@ class Worker:
     def __init__(self, options):
         self.random = random.Random(options.seed)
         self.db = psycopg.connect(options.dsn, autocommit=True, prepare_threshold=None)
+        self.db.execute(f"SET default_transaction_isolation = '{self.random.choice(ISOLATION)}'")
         self.file = os.open(options.journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def acknowledged(self, *lines):
@@ -51,7 +53,10 @@ class Worker:
         steps = (self.enqueue, self.work, self.work, self.work, self.late, self.poisoned, self.maintain)
         weights = (4, 6, 4, 3, 1, 1, 1)
         while True:
-            self.random.choices(steps, weights)[0]()
+            try:
+                self.random.choices(steps, weights)[0]()
+            except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
+                pass  # nothing was acknowledged; what was claimed comes back when its lease is over
 
     def enqueue(self):
         n = self.random.choice((1, 5, 20))
