@@ -11,6 +11,7 @@
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 
 #include "children.h"
 #include "error.h"
@@ -41,7 +42,6 @@ typedef struct Reading
 	int			n;
 	int			max;
 	FoundChild *found;
-	TransactionId in_flight;
 } Reading;
 
 /* A column as text, or NULL */
@@ -177,11 +177,9 @@ read_table(Reading *reading, Oid relid, bool ordered, JobstateTouched *touched,
 	if (ordered && reading->order == NULL)
 		prepare_order(reading, RelationGetDescr(rel), link);
 	scan = jobstate_row_scan_begin(rel, link->index, touched->parent->row_key,
-								   &touched->key, link->key, snapshot, touched->is_new);
+								   &touched->key, link->key, snapshot, false);
 	while (jobstate_row_scan_next(scan))
 		read_child(reading, watched, link, scan->slot);
-	if (TransactionIdIsValid(scan->in_flight))
-		reading->in_flight = scan->in_flight;
 	jobstate_row_scan_end(scan);
 	table_close(rel, NoLock);
 }
@@ -195,7 +193,6 @@ sorted(Reading *reading)
 	if (reading->norder > 0 && reading->n > 1)
 		qsort_arg(reading->found, reading->n, sizeof(FoundChild), compare_found, reading);
 	children->n = reading->n;
-	children->in_flight = reading->in_flight;
 	children->child = palloc_extended(sizeof(JobstateChild) * (reading->n + 1),
 									  MCXT_ALLOC_HUGE);
 	children->error = palloc_extended(sizeof(char *) * (reading->n + 1), MCXT_ALLOC_HUGE);
@@ -207,6 +204,15 @@ sorted(Reading *reading)
 	return children;
 }
 
+/* The table, or the partitions of it, where rows lie */
+static List *
+tables_of(Oid relid)
+{
+	if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
+		return list_make1_oid(relid);
+	return find_all_inheritors(relid, AccessShareLock, NULL);
+}
+
 /* All children that the snapshot sees, in the derivation's order if asked to. */
 JobstateChildren *
 jobstate_children_read(JobstateDerivation *derivation, bool ordered,
@@ -215,13 +221,65 @@ jobstate_children_read(JobstateDerivation *derivation, bool ordered,
 	Reading		reading = {0};
 	ListCell   *cell;
 
-	if (get_rel_relkind(derivation->child) != RELKIND_PARTITIONED_TABLE)
-		read_table(&reading, derivation->child, ordered, touched, snapshot);
-	else
-		foreach(cell, find_all_inheritors(derivation->child, AccessShareLock, NULL))
-			if (get_rel_relkind(lfirst_oid(cell)) == RELKIND_RELATION)
-				read_table(&reading, lfirst_oid(cell), ordered, touched, snapshot);
+	foreach(cell, tables_of(derivation->child))
+		if (get_rel_relkind(lfirst_oid(cell)) == RELKIND_RELATION)
+			read_table(&reading, lfirst_oid(cell), ordered, touched, snapshot);
 	return sorted(&reading);
+}
+
+/* May there be children of a parent that is not there yet?  A foreign key forbids it. */
+bool
+jobstate_children_may_precede(JobstateAttachment *parent)
+{
+	ListCell   *cell;
+
+	foreach(cell, parent->sources)
+	{
+		JobstateWatched *watched = jobstate_watched(((JobstateDerivation *) lfirst(cell))->child);
+
+		if (watched == NULL || !link_to(watched, parent->target)->has_foreign_key)
+			return true;
+	}
+	return false;
+}
+
+/* Somebody who has changed a child in this table and is still at work, or 0 */
+static TransactionId
+in_flight_in_table(Oid relid, JobstateTouched *touched)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	JobstateWatched *watched = jobstate_watched(relid);
+	TransactionId found;
+	JobstateLink *link;
+	JobstateRowScan *scan;
+
+	if (watched == NULL)
+		jobstate_error_not_attached(relid);
+	link = link_to(watched, touched->parent->target);
+	scan = jobstate_row_scan_begin(rel, link->index, touched->parent->row_key,
+								   &touched->key, link->key, snapshot, true);
+	while (jobstate_row_scan_next(scan))
+		 /* only to note it */ ;
+	found = scan->in_flight;
+	jobstate_row_scan_end(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, NoLock);
+	return found;
+}
+
+/* The same in all of them */
+TransactionId
+jobstate_children_in_flight(JobstateDerivation *derivation, JobstateTouched *touched)
+{
+	TransactionId found = InvalidTransactionId;
+	ListCell   *cell;
+
+	foreach(cell, tables_of(derivation->child))
+		if (!TransactionIdIsValid(found) &&
+			get_rel_relkind(lfirst_oid(cell)) == RELKIND_RELATION)
+			found = in_flight_in_table(lfirst_oid(cell), touched);
+	return found;
 }
 
 /* The error of the first child that is in this state and has one, or NULL */

@@ -18,13 +18,15 @@ typedef struct JobstateChildren
 	int			n;
 	JobstateChild *child;		/* what the rules see */
 	char	  **error;			/* of each, NULL where there is none */
-	TransactionId in_flight;	/* somebody who is about to change one, or 0 */
 } JobstateChildren;
 
 extern JobstateChildren *jobstate_children_read(JobstateDerivation *derivation,
 												bool ordered,
 												JobstateTouched *touched,
 												Snapshot snapshot);
+extern bool jobstate_children_may_precede(JobstateAttachment *parent);
+extern TransactionId jobstate_children_in_flight(JobstateDerivation *derivation,
+												 JobstateTouched *touched);
 extern char *jobstate_children_error(JobstateChildren *children, const char *state);
 
 #endif							/* JOBSTATE_CHILDREN_H */

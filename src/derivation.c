@@ -153,9 +153,8 @@ begins_with(Relation index, AttrNumber *key, int nkeys)
 
 /* An index of the table by which the children of one parent can be found */
 static Oid
-find_index(Oid relid, AttrNumber *key, int nkeys)
+find_index(Relation rel, AttrNumber *key, int nkeys)
 {
-	Relation	rel = table_open(relid, AccessShareLock);
 	Oid			found = InvalidOid;
 	ListCell   *cell;
 
@@ -167,8 +166,38 @@ find_index(Oid relid, AttrNumber *key, int nkeys)
 			found = lfirst_oid(cell);
 		index_close(index, NoLock);
 	}
-	table_close(rel, NoLock);
 	return found;
+}
+
+static bool
+has_column(AttrNumber *key, int nkeys, AttrNumber attno)
+{
+	int			i;
+
+	for (i = 0; i < nkeys; i++)
+		if (key[i] == attno)
+			return true;
+	return false;
+}
+
+/* Does a foreign key see to it that the parent is there? */
+static bool
+find_foreign_key(Relation rel, Oid parent, AttrNumber *key, int nkeys)
+{
+	ListCell   *cell;
+	int			i;
+
+	foreach(cell, RelationGetFKeyList(rel))
+	{
+		ForeignKeyCacheInfo *fk = lfirst(cell);
+		bool		same = fk->confrelid == parent && fk->nkeys == nkeys;
+
+		for (i = 0; same && i < nkeys; i++)
+			same = has_column(key, nkeys, fk->conkey[i]);
+		if (same)
+			return true;
+	}
+	return false;
 }
 
 /* Where a child's table, or a partition of it, has the derivation's columns */
@@ -176,6 +205,7 @@ JobstateLink *
 jobstate_link(Oid relid, JobstateDerivation *derivation)
 {
 	JobstateLink *link = palloc0(sizeof(JobstateLink));
+	Relation	rel = table_open(relid, AccessShareLock);
 	ListCell   *cell;
 	int			n = 0;
 
@@ -187,6 +217,8 @@ jobstate_link(Oid relid, JobstateDerivation *derivation)
 	link->order = palloc(sizeof(AttrNumber) * (list_length(derivation->child_order) + 1));
 	foreach(cell, derivation->child_order)
 		link->order[link->norder++] = attno(relid, lfirst(cell));
-	link->index = find_index(relid, link->key, n);
+	link->index = find_index(rel, link->key, n);
+	link->has_foreign_key = find_foreign_key(rel, derivation->parent, link->key, n);
+	table_close(rel, NoLock);
 	return link;
 }

@@ -36,6 +36,7 @@ typedef struct JobstateLink
 	int			norder;
 	AttrNumber *order;
 	Oid			index;			/* that begins with the key, or InvalidOid */
+	bool		has_foreign_key;	/* by the key, to the parent */
 } JobstateLink;
 
 extern List *jobstate_derivations_of_parent(Oid parent);

@@ -14,10 +14,7 @@
  * the transaction's own snapshot.  What is written depends on nothing that the
  * transaction has read before, so it is right at each of them, and nobody fails
  * for a parent that somebody else has changed.
- * Problem: without a foreign key a child may come before its parent.  The child's
- * transaction finds no parent to lock, and the parent's finds no child.
- * Solution: both write first and look then, so one of them sees the other at
- * work, and waits for its end before it looks again.
+ * Non-problems: parents that come after their children; see newparent.c.
  * Non-problems: deadlocks among those who do this, because parents are locked
  * in the order of their keys, and tables from the bottom to the top.
  *
@@ -37,7 +34,6 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -52,6 +48,7 @@
 #include "derive.h"
 #include "error.h"
 #include "guard.h"
+#include "newparent.h"
 #include "recount.h"
 #include "rowscan.h"
 #include "touched.h"
@@ -181,10 +178,7 @@ lock_in_table(Oid relid, JobstateTouched *touched, LockedRow *row, bool *again)
 		*again |= !locked;
 	}
 	else if (TransactionIdIsValid(scan->in_flight))
-	{
-		XactLockTableWait(scan->in_flight, row->rel, &scan->slot->tts_tid, XLTW_Lock);
-		*again = true;
-	}
+		*again |= jobstate_new_parent_await(scan->in_flight);
 	jobstate_row_scan_end(scan);
 	UnregisterSnapshot(snapshot);
 	if (!locked)
@@ -215,22 +209,19 @@ lock_parent(JobstateTouched *touched, LockedRow *row)
 }
 
 /* Asks the derivations in order; the first whose table has children decides. */
-static JobstateChildren *
-read_children(JobstateTouched *touched, Verdict *verdict, TransactionId *in_flight)
+static void
+decide(JobstateTouched *touched, Verdict *verdict)
 {
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	JobstateChildren *children = NULL;
 	ListCell   *cell;
 
-	*in_flight = InvalidTransactionId;
 	foreach(cell, sources_of(touched->parent))
 	{
 		JobstateSource *source = lfirst(cell);
 		JobstateChildren *found = jobstate_children_read(source->derivation, source->ordered,
 														 touched, snapshot);
 
-		if (TransactionIdIsValid(found->in_flight))
-			*in_flight = found->in_flight;
 		if (found->n > 0 || children == NULL)
 		{
 			children = found;
@@ -240,20 +231,6 @@ read_children(JobstateTouched *touched, Verdict *verdict, TransactionId *in_flig
 			break;
 	}
 	UnregisterSnapshot(snapshot);
-	return children;
-}
-
-static void
-decide(JobstateTouched *touched, Verdict *verdict)
-{
-	TransactionId in_flight;
-	JobstateChildren *children = read_children(touched, verdict, &in_flight);
-
-	while (TransactionIdIsValid(in_flight))
-	{
-		XactLockTableWait(in_flight, NULL, NULL, XLTW_None);
-		children = read_children(touched, verdict, &in_flight);
-	}
 	verdict->rule = jobstate_rules_match(verdict->source->rules, children->child, children->n);
 	if (verdict->rule == NULL)
 		return;
@@ -487,21 +464,39 @@ derive_one(JobstateTouched *touched)
 	return changed;
 }
 
+/* Takes a batch; before the commit new parents will be looked at once more. */
+static JobstateTouched *
+take_batch(bool at_commit, int *n, List **again)
+{
+	JobstateTouched *touched = jobstate_touched_take(n);
+	int			i;
+
+	if (at_commit)
+		jobstate_new_parents_settle(touched, *n);
+	else
+		for (i = 0; i < *n; i++)
+			if (touched[i].is_new)
+				*again = lappend(*again, &touched[i]);
+	return touched;
+}
+
 /* Does so for all that were touched, and for what is touched by that. */
 static int64
-derive_touched(void)
+derive_touched(bool at_commit)
 {
 	MemoryContext batch = AllocSetContextCreate(CurrentMemoryContext, "jobstate derive",
 												ALLOCSET_DEFAULT_SIZES);
 	MemoryContext one = AllocSetContextCreate(batch, "jobstate derive one",
 											  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext before = MemoryContextSwitchTo(batch);
+	List	   *again = NIL;
+	ListCell   *cell;
 	int64		changed = 0;
 
 	while (jobstate_touched_any())
 	{
 		int			n;
-		JobstateTouched *touched = jobstate_touched_take(&n);
+		JobstateTouched *touched = take_batch(at_commit, &n, &again);
 		int			i;
 
 		MemoryContextSwitchTo(one);
@@ -512,6 +507,8 @@ derive_touched(void)
 		}
 		MemoryContextSwitchTo(batch);
 	}
+	foreach(cell, again)
+		jobstate_touch_again(lfirst(cell));
 	MemoryContextSwitchTo(before);
 	MemoryContextDelete(batch);
 	return changed;
@@ -522,7 +519,7 @@ AtPreCommit_derive(XactEvent event, void *arg)
 {
 	if ((event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE) &&
 		jobstate_touched_any() && jobstate_catalog_exists())
-		(void) derive_touched();
+		(void) derive_touched(true);
 }
 
 void
@@ -535,7 +532,7 @@ jobstate_derive_init(void)
 Datum
 jobstate_derive_now(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT64(derive_touched());
+	PG_RETURN_INT64(derive_touched(false));
 }
 
 /* rederive(parent) returns bigint: every row of the table, and how many changed */
@@ -551,7 +548,7 @@ jobstate_rederive(PG_FUNCTION_ARGS)
 	if (jobstate_attachment(parent)->sources == NIL)
 		jobstate_error_not_derived(parent);
 	jobstate_touch_all(parent);
-	PG_RETURN_INT64(derive_touched());
+	PG_RETURN_INT64(derive_touched(false));
 }
 
 /* touch_parents(parent) returns void: the same at commit, for who changes rules */

@@ -85,6 +85,13 @@ touch(JobstateAttachment *parent, JobstateKeyValues *key, bool is_new)
 	last->is_new |= is_new;
 }
 
+/* One that was taken is to be looked at once more. */
+void
+jobstate_touch_again(JobstateTouched *again)
+{
+	touch(again->parent, &again->key, again->is_new);
+}
+
 /* The derived table, if it is still watched and can be found by its key */
 static JobstateAttachment *
 derived_table(Oid relid)

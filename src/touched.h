@@ -22,6 +22,7 @@ extern void jobstate_touch_row(JobstateWatched *watched, TupleTableSlot *slot,
 							   bool is_new);
 extern void jobstate_touch_update(JobstateWatched *watched, TupleTableSlot *oldslot,
 								  TupleTableSlot *newslot, bool state_changed);
+extern void jobstate_touch_again(JobstateTouched *touched);
 extern void jobstate_touch_all(Oid parent);
 extern void jobstate_touch_parents_of(Oid child);
 
