@@ -344,7 +344,7 @@ void
 jobstate_error_no_order(TupleDesc desc, AttrNumber attno)
 {
 	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_FUNCTION),
+			(errcode(ERRCODE_DATATYPE_MISMATCH),
 			 errmsg("column \"%s\" cannot order children",
 					NameStr(TupleDescAttr(desc, attno - 1)->attname)),
 			 errdetail("Its type has no order.")));
