@@ -163,12 +163,15 @@ CREATE FUNCTION jobstate.store_lock(INOUT id text, INOUT token uuid, OUT state_i
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    expires timestamptz;
 BEGIN
     LOOP
-        SELECT s.state_id, s.fields INTO state_id, fields FROM jobstate.store s
+        SELECT s.state_id, s.fields, s.expires_at INTO state_id, fields, expires FROM jobstate.store s
          WHERE s.id = $1 AND s.expires_at > clock_timestamp() AND ($2 IS NULL OR s.token = $2)
            FOR NO KEY UPDATE;
-        IF FOUND THEN
+        -- it may have waited, for one who wrote nothing in the end
+        IF FOUND AND expires > clock_timestamp() THEN
             RETURN;
         END IF;
         PERFORM jobstate.store_look($1, $2);
@@ -252,62 +255,50 @@ $$;
 COMMENT ON FUNCTION jobstate.store_miss(text, jsonb, uuid, boolean)
     IS 'internal: what an update does that found no record';
 
--- store_update: the fields that are given and not null, and nothing else.  One statement
--- where nothing is unusual, and no search_path of its own, which would cost a tenth of
--- it: so everything here is named with its schema.
--- Writes: store.  Locks: the record.
-CREATE FUNCTION jobstate.store_update(id text, fields jsonb, token uuid DEFAULT NULL, upsert boolean DEFAULT false)
+-- store_unusual: what an update does that has nothing to write, or is given what makes no
+-- sense: the record as it is, or an error.  NULL: nothing speaks against it after all.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.store_unusual(id text, fields jsonb, token uuid, upsert boolean)
 RETURNS jsonb
 LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
 AS $$
-#variable_conflict use_column
 DECLARE
-    changes pg_catalog.jsonb := $2;
-    state pg_catalog.int2;
-    told pg_catalog.numeric;
-    written pg_catalog.jsonb;
+    given CONSTANT jsonb := jobstate.store_given('fields', fields);
 BEGIN
-    -- null, no object, a null in it, nothing in it
-    IF (changes OPERATOR(pg_catalog.@?) 'strict $.* ? (@ == null)') IS NOT FALSE
-       OR changes OPERATOR(pg_catalog.=) '{}' THEN
-        changes := jobstate.store_given('fields', changes);
-        IF changes OPERATOR(pg_catalog.=) '{}' THEN
-            RETURN jobstate.store_leave($1, $3, $4);
-        END IF;
+    PERFORM jobstate.require_argument('id', id);
+    IF given = '{}' THEN
+        RETURN jobstate.store_leave(id, token, upsert);
     END IF;
-    IF changes OPERATOR(pg_catalog.?|) '{status,progress,id}' THEN
-        IF changes OPERATOR(pg_catalog.?) 'status' THEN
-            state := jobstate.store_status_id(changes OPERATOR(pg_catalog.->>) 'status');
-            IF state IS NULL THEN
-                PERFORM jobstate.store_state(changes OPERATOR(pg_catalog.->) 'status');
-            END IF;
-            changes := changes OPERATOR(pg_catalog.-) 'status';
-        END IF;
-        told := jobstate.store_percent(changes);
-        IF changes OPERATOR(pg_catalog.?) 'id' THEN
-            PERFORM jobstate.store_check_id($1, changes);
-        END IF;
+    IF given ? 'status' THEN
+        PERFORM jobstate.store_state(given -> 'status');
     END IF;
-    LOOP
-        UPDATE jobstate.store s
-           SET fields = s.fields OPERATOR(pg_catalog.||)
-                   CASE WHEN told OPERATOR(pg_catalog.<) s.percent THEN changes OPERATOR(pg_catalog.-) 'progress' ELSE changes END,
-               state_id = COALESCE(state, s.state_id),
-               percent = GREATEST(s.percent, told),
-               expires_at = pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) s.ttl
-         WHERE s.id OPERATOR(pg_catalog.=) $1
-           AND s.expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()
-           AND ($3 IS NULL OR s.token OPERATOR(pg_catalog.=) $3)
-        RETURNING jobstate.store_record(s.fields, s.state_id) INTO written;
-        IF FOUND THEN
-            RETURN written;
-        END IF;
-        written := jobstate.store_miss($1, $2, $3, $4);
-        IF written IS NOT NULL THEN
-            RETURN written;
-        END IF;
-    END LOOP;
+    PERFORM jobstate.store_check_id(id, given);
+    RETURN NULL;
 END
 $$;
+COMMENT ON FUNCTION jobstate.store_unusual(text, jsonb, uuid, boolean)
+    IS 'internal: what an update does that has nothing to write';
+
+-- store_gone: a record expired while an update waited for it: the update is undone.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.store_gone(id text, fields jsonb, token uuid, upsert boolean)
+RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM jobstate.store_missing(id);
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION jobstate.store_gone(text, jsonb, uuid, boolean)
+    IS 'internal: raises JS002 for a record that expired while an update waited';
+
+-- store_update: the fields that are given and not null, and nothing else.
+-- Writes: store.  Locks: the record.
+CREATE FUNCTION jobstate.store_update(id text, fields jsonb, token uuid DEFAULT NULL, upsert boolean DEFAULT false)
+    RETURNS jsonb LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'jobstate_store_update';
 COMMENT ON FUNCTION jobstate.store_update(text, jsonb, uuid, boolean)
     IS 'writes the given fields that are not null and returns the record as of this write; upsert: makes a record where there is none';

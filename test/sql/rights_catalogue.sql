@@ -36,10 +36,9 @@ SELECT p.oid::regprocedure FROM pg_proc p
 SELECT p.oid::regprocedure AS security_definer, p.proconfig FROM pg_proc p
  WHERE p.pronamespace = 'jobstate'::regnamespace AND p.prosecdef
  ORDER BY p.oid::regprocedure::text COLLATE "C";
--- and so has every other one that is not C and may write, but for store_update(), which names all with
--- its schema (store_rights shows it): no row
+-- and so has every other one that is not C and may write: no row
 SELECT p.oid::regprocedure FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
- WHERE p.pronamespace = 'jobstate'::regnamespace AND l.lanname <> 'c' AND p.provolatile = 'v' AND p.proname <> 'store_update'
+ WHERE p.pronamespace = 'jobstate'::regnamespace AND l.lanname <> 'c' AND p.provolatile = 'v'
    AND 'search_path=pg_catalog, pg_temp' <> ALL (coalesce(p.proconfig, '{none}'))
  ORDER BY p.oid::regprocedure::text COLLATE "C";
 -- no function of a family has its owner's rights: no row
