@@ -13,18 +13,19 @@ plan skip_all => "no $python with psycopg 3 here"
 
 my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init(allows_streaming => 'logical', extra => [ '--encoding=UTF8', '--locale=C' ]);
-$node->append_conf('postgresql.conf', "fsync = off\nmax_prepared_transactions = 20");
+$node->append_conf('postgresql.conf', "fsync = off\nmax_connections = 50\nmax_prepared_transactions = 20");
 $node->start;
 plan skip_all => 'no test_decoding here'
   if $node->psql('postgres', q{SELECT pg_create_logical_replication_slot('probe', 'test_decoding', true)}) != 0;
 
-# Ten crashes; more by hand. The script kills and starts the server by itself.
+# Ten crashes; for more, JOBSTATE_CRASH has what test/oracle/crash.py takes. It kills and
+# starts the server by itself.
 my ($out, $err);
 local $ENV{PYTHONDONTWRITEBYTECODE} = 1;
 IPC::Run::run(
 	[
 		$python, "$FindBin::Bin/../oracle/crash.py",
-		'--seed', 1, '--cycles', $ENV{JOBSTATE_CRASH_CYCLES} || 10,
+		split(' ', $ENV{JOBSTATE_CRASH} || '--seed 1 --cycles 10'),
 		'--dsn', $node->connstr('postgres'),
 		'--pgdata', $node->data_dir, '--bindir', $node->config_data('--bindir')
 	],
