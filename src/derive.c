@@ -24,6 +24,7 @@
  */
 #include "postgres.h"
 
+#include "access/sysattr.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_class.h"
@@ -130,6 +131,16 @@ unlock_row(LockedRow *row)
 	table_close(row->rel, NoLock);
 }
 
+/* A version that this transaction wrote is as good as locked. */
+static bool
+is_ours(TupleTableSlot *slot)
+{
+	bool		isnull;
+	Datum		xmin = slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull);
+
+	return TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
+}
+
 /*
  * Locks the row that the scan stands at, whatever became of it since.  False if
  * it is to be looked for again.
@@ -139,10 +150,17 @@ lock_version(LockedRow *row, JobstateRowScan *scan)
 {
 	TM_FailureData failure;
 	ItemPointerData tid = scan->slot->tts_tid;
-	TM_Result	result = table_tuple_lock(row->rel, &tid, scan->snapshot, row->slot,
-										  GetCurrentCommandId(false),
-										  LockTupleNoKeyExclusive, LockWaitBlock,
-										  TUPLE_LOCK_FLAG_FIND_LAST_VERSION, &failure);
+	TM_Result	result;
+
+	if (is_ours(scan->slot))
+	{
+		ExecCopySlot(row->slot, scan->slot);
+		return true;
+	}
+	result = table_tuple_lock(row->rel, &tid, scan->snapshot, row->slot,
+							  GetCurrentCommandId(false),
+							  LockTupleNoKeyExclusive, LockWaitBlock,
+							  TUPLE_LOCK_FLAG_FIND_LAST_VERSION, &failure);
 
 	switch (result)
 	{
