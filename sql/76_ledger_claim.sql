@@ -41,7 +41,8 @@ COMMENT ON FUNCTION jobstate.ledger_expire(text, text[], integer)
 
 -- ledger_claim_rows: claims those candidates that can be had, and returns their
 -- items.  What another transaction has locked is passed over; only one that is
--- inserting the first row of an item is waited for.  Rows that were there are judged
+-- inserting the first row of an item is waited for.  (So rows that are there are kept
+-- out of the insert: it would wait for whoever is writing a newer version of one.)  Rows that were there are judged
 -- again once they are locked, because somebody may have marked them meanwhile.
 -- Writes: ledger, ledger_outcome.  Locks: the items' rows.
 CREATE FUNCTION jobstate.ledger_claim_rows(processor text, items text[], modified_at timestamptz[],
@@ -58,7 +59,9 @@ DECLARE
 BEGIN
     WITH born AS (
         INSERT INTO jobstate.ledger (processor, item, state, attempt, claimed_by, token, lease_until, run_id)
-        SELECT $1, i, 'claimed', 1, $6, $7, $8, $9 FROM unnest($2) i ORDER BY i COLLATE "C"
+        SELECT $1, i, 'claimed', 1, $6, $7, $8, $9 FROM unnest($2) i
+         WHERE NOT EXISTS (SELECT FROM jobstate.ledger l WHERE l.processor = $1 AND l.item = i)
+         ORDER BY i COLLATE "C"
             ON CONFLICT DO NOTHING RETURNING item)
     SELECT coalesce(array_agg(b.item), '{}') INTO fresh FROM born b;
     PERFORM jobstate.ledger_expire($1, $2);
