@@ -164,14 +164,14 @@ AS 'MODULE_PATHNAME', 'jobstate_enqueue_rows';
 COMMENT ON FUNCTION jobstate.enqueue_rows(text, text[], jsonb[], integer[], timestamptz[], text[], text[], text[], integer, interval, bigint[])
     IS 'internal: inserts a batch of jobs and returns their ids in the order given';
 
--- enqueue: one job, in the caller's transaction.
--- Writes: job; unique_job where there is a unique key; queue and queue_lane for the
--- first job of a lane.  Locks: the unique key's row.
-CREATE FUNCTION jobstate.enqueue(queue text, kind text, payload jsonb DEFAULT '{}',
-    priority integer DEFAULT 2, run_at timestamptz DEFAULT NULL,
-    unique_key text DEFAULT NULL, unique_states text[] DEFAULT NULL,
-    max_attempts integer DEFAULT NULL, shard_key text DEFAULT NULL,
-    limit_key text DEFAULT NULL, timeout interval DEFAULT NULL,
+-- enqueue_slowly: one job that enqueue() could not bring in at once: it has a unique
+-- key, or it is the first of its lane, or something is wrong with it.
+-- Writes and locks what enqueue() says.
+CREATE FUNCTION jobstate.enqueue_slowly(queue text, kind text, payload jsonb,
+    priority integer, run_at timestamptz,
+    unique_key text, unique_states text[],
+    max_attempts integer, shard_key text,
+    limit_key text, timeout interval,
     OUT id bigint, OUT duplicate boolean)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -199,6 +199,20 @@ BEGIN
     duplicate := false;
 END
 $$;
+COMMENT ON FUNCTION jobstate.enqueue_slowly(text, text, jsonb, integer, timestamptz, text, text[], integer, text, text, interval)
+    IS 'internal: enqueue() where there is more to do than to insert a row';
+
+-- enqueue: one job, in the caller's transaction.
+-- Writes: job; unique_job where there is a unique key; queue and queue_lane for the
+-- first job of a lane.  Locks: the unique key's row.
+CREATE FUNCTION jobstate.enqueue(queue text, kind text, payload jsonb DEFAULT '{}',
+    priority integer DEFAULT 2, run_at timestamptz DEFAULT NULL,
+    unique_key text DEFAULT NULL, unique_states text[] DEFAULT NULL,
+    max_attempts integer DEFAULT NULL, shard_key text DEFAULT NULL,
+    limit_key text DEFAULT NULL, timeout interval DEFAULT NULL,
+    OUT id bigint, OUT duplicate boolean)
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'jobstate_enqueue';
 COMMENT ON FUNCTION jobstate.enqueue(text, text, jsonb, integer, timestamptz, text, text[], integer, text, text, interval)
     IS 'adds a job and returns its id, or the id of the job that has the unique key';
 
@@ -299,14 +313,14 @@ $$;
 COMMENT ON FUNCTION jobstate.enqueue_many_check(text, text[], jsonb[], integer[], integer, interval, integer[])
     IS 'internal: raises 22004 or 22023 for a batch that cannot be';
 
--- enqueue_many: a batch of jobs of one queue, in the caller's transaction.
--- Writes: job; unique_job where there are unique keys; queue and queue_lane for the
--- first job of a lane.  Locks: the unique keys' rows, in the order of the keys.
-CREATE FUNCTION jobstate.enqueue_many(queue text, kinds text[], payloads jsonb[],
-    priorities integer[] DEFAULT NULL, run_ats timestamptz[] DEFAULT NULL,
-    unique_keys text[] DEFAULT NULL, unique_states text[] DEFAULT NULL,
-    shard_keys text[] DEFAULT NULL, limit_keys text[] DEFAULT NULL,
-    max_attempts integer DEFAULT NULL, timeout interval DEFAULT NULL)
+-- enqueue_many_slowly: a batch that enqueue_many() could not bring in at once: it has
+-- unique keys, or it is the first of its lanes, or something is wrong with it.
+-- Writes and locks what enqueue_many() says.
+CREATE FUNCTION jobstate.enqueue_many_slowly(queue text, kinds text[], payloads jsonb[],
+    priorities integer[], run_ats timestamptz[],
+    unique_keys text[], unique_states text[],
+    shard_keys text[], limit_keys text[],
+    max_attempts integer, timeout interval)
 RETURNS TABLE (id bigint, duplicate boolean)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -336,5 +350,19 @@ BEGIN
                                                jobstate.queue_key_states($7)) k;
 END
 $$;
+COMMENT ON FUNCTION jobstate.enqueue_many_slowly(text, text[], jsonb[], integer[], timestamptz[], text[], text[], text[], text[], integer, interval)
+    IS 'internal: enqueue_many() where there is more to do than to insert rows';
+
+-- enqueue_many: a batch of jobs of one queue, in the caller's transaction.
+-- Writes: job; unique_job where there are unique keys; queue and queue_lane for the
+-- first job of a lane.  Locks: the unique keys' rows, in the order of the keys.
+CREATE FUNCTION jobstate.enqueue_many(queue text, kinds text[], payloads jsonb[],
+    priorities integer[] DEFAULT NULL, run_ats timestamptz[] DEFAULT NULL,
+    unique_keys text[] DEFAULT NULL, unique_states text[] DEFAULT NULL,
+    shard_keys text[] DEFAULT NULL, limit_keys text[] DEFAULT NULL,
+    max_attempts integer DEFAULT NULL, timeout interval DEFAULT NULL)
+RETURNS TABLE (id bigint, duplicate boolean)
+LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10
+AS 'MODULE_PATHNAME', 'jobstate_enqueue_many';
 COMMENT ON FUNCTION jobstate.enqueue_many(text, text[], jsonb[], integer[], timestamptz[], text[], text[], text[], text[], integer, interval)
     IS 'adds a batch of jobs and returns their ids in the order given, or those of the jobs that have the unique keys';

@@ -80,17 +80,8 @@ COMMENT ON FUNCTION jobstate.complete(bigint[], bigint[], jsonb[])
 
 CREATE FUNCTION jobstate.complete(id bigint, token bigint, result jsonb DEFAULT NULL)
 RETURNS boolean
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    PERFORM jobstate.complete(ARRAY[$1], ARRAY[$2], ARRAY[$3]);
-    IF NOT FOUND THEN
-        PERFORM jobstate.queue_refuse($1, $2);
-    END IF;
-    RETURN FOUND;
-END
-$$;
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'jobstate_complete_one';
 COMMENT ON FUNCTION jobstate.complete(bigint, bigint, jsonb)
     IS 'completes a job; raises JS001, JS002 or JS003 where the token does not hold it';
 

@@ -29,6 +29,9 @@ PG_FUNCTION_INFO_V1(jobstate_claim);
 #define RESCUE_EVERY	1000
 #define PROMOTE_EVERY	100
 
+/* So many tokens are drawn at a time. */
+#define TOKENS			64
+
 /* A claim under way */
 typedef struct Claim
 {
@@ -58,8 +61,8 @@ static int64
 urgency(Claim *claim, JobstateLane *lane)
 {
 	bool		isnull;
-	TimestampTz since = DatumGetTimestampTz(jobstate_job_value(lane->head->part, lane->head->slot,
-															   JOB_RUN_AT, &isnull));
+	TimestampTz since = DatumGetTimestampTz(jobstate_job_scan_value(&lane->head->scan,
+																	JOB_RUN_AT, &isnull));
 
 	return lane->priority - (claim->now - since) / claim->info.aging;
 }
@@ -135,12 +138,14 @@ lease_of(Claim *claim, JobstateJobPart *part, TupleTableSlot *slot)
 static void
 take_job(Claim *claim, JobstateLane *lane, Snapshot snapshot)
 {
-	JobstateJobPart *part = lane->head->part;
-	TupleTableSlot *slot = lane->head->slot;
+	JobstateJobPart *part = lane->head->scan.part;
+	TupleTableSlot *slot;
 	bool		isnull;
-	int16		attempt = DatumGetInt16(jobstate_job_value(part, slot,
-														   JOB_ATTEMPT, &isnull));
+	int16		attempt;
 
+	jobstate_job_scan_make_room(&lane->head->scan);
+	slot = jobstate_job_scan_slot(&lane->head->scan);
+	attempt = DatumGetInt16(jobstate_job_value(part, slot, JOB_ATTEMPT, &isnull));
 	jobstate_job_copy(part, slot);
 	jobstate_job_set(part, JOB_STATE_ID, Int16GetDatum(JOB_RUNNING));
 	jobstate_job_set(part, JOB_ATTEMPT, Int16GetDatum(attempt + 1));
@@ -148,7 +153,7 @@ take_job(Claim *claim, JobstateLane *lane, Snapshot snapshot)
 	jobstate_job_set(part, JOB_CLAIMED_AT, TimestampTzGetDatum(claim->now));
 	jobstate_job_set(part, JOB_LEASE_UNTIL, TimestampTzGetDatum(lease_of(claim, part, slot)));
 	jobstate_job_set(part, JOB_WORKER, claim->worker);
-	if (jobstate_row_update(part->writer, slot, part->new, snapshot, false) != TM_Ok)
+	if (jobstate_row_update(jobstate_job_writer(part), slot, part->new, snapshot, false) != TM_Ok)
 		return;
 	lane->claimed = Max(lane->claimed, lane->head->position);
 	return_job(claim, part);
@@ -167,7 +172,7 @@ take_if_allowed(Claim *claim, JobstateLane *lane, Snapshot snapshot)
 		take_job(claim, lane, snapshot);
 		return;
 	}
-	key = jobstate_job_value(lane->head->part, lane->head->slot, JOB_LIMIT_KEY, &isnull);
+	key = jobstate_job_scan_value(&lane->head->scan, JOB_LIMIT_KEY, &isnull);
 	if (!jobstate_limits_allow(claim->limits, key, isnull))
 		return;
 	take_job(claim, lane, snapshot);
@@ -200,15 +205,21 @@ claim_jobs(Claim *claim, JobstateLaneScan *scan)
 		jobstate_lane_close(&claim->lane[i], scan);
 }
 
+/* A token that nobody can guess.  They are drawn many at a time, which is cheaper. */
 static int64
 fresh_token(void)
 {
-	int64		token;
+	static int64 token[TOKENS];
+	static int	left = 0;
 
-	if (!pg_strong_random(&token, sizeof(token)))
-		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR),
-						errmsg("could not generate a random token")));
-	return (token & PG_INT64_MAX) | 1;
+	if (left == 0)
+	{
+		if (!pg_strong_random(token, sizeof(token)))
+			ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR),
+							errmsg("could not generate a random token")));
+		left = TOKENS;
+	}
+	return (token[--left] & PG_INT64_MAX) | 1;
 }
 
 /* The number that was drawn last, 0 if there was none. */
@@ -242,7 +253,9 @@ claim_from(Claim *claim)
 	scan.jobs->late = true;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	scan.snapshot = GetActiveSnapshot();
+	jobstate_lane_prove(scan.last, scan.snapshot);
 	claim_jobs(claim, &scan);
+	jobstate_lane_note(scan.last, scan.horizon);
 	jobstate_jobs_close(scan.jobs);
 	PopActiveSnapshot();
 }

@@ -14,18 +14,18 @@
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "catalog.h"
-#include "compat.h"
 #include "elements.h"
 #include "error.h"
+#include "jobscan.h"
 #include "queueinfo.h"
 #include "recount.h"
 
 PG_FUNCTION_INFO_V1(jobstate_complete);
+PG_FUNCTION_INFO_V1(jobstate_complete_one);
 PG_FUNCTION_INFO_V1(jobstate_queue_whole);
 
 /* One job that is reported as done */
@@ -37,6 +37,14 @@ typedef struct Report
 	Datum		result;
 	bool		no_result;
 } Report;
+
+/* A batch under way */
+typedef struct Completion
+{
+	JobstateJobTable *jobs;
+	TimestampTz now;
+	JobstateJobScan scan;		/* at the job that is looked at */
+} Completion;
 
 /* Where a job is that has moved, or where the ring says so no longer */
 static bool
@@ -65,19 +73,12 @@ find_moved(int64 id, int64 *position, int *slot)
 	return found;
 }
 
-/* The row at a position of a partition */
+/* Goes to the row at a position of a partition. */
 static bool
-row_at(JobstateJobPart *part, int64 position, Snapshot snapshot)
+row_at(Completion *completion, JobstateJobPart *part, int64 position)
 {
-	IndexScanDesc scan = jobstate_index_beginscan(part->writer->rel, part->pkey, snapshot, 1);
-	ScanKeyData key;
-	bool		found;
-
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(position));
-	index_rescan(scan, &key, 1, NULL, 0);
-	found = index_getnext_slot(scan, ForwardScanDirection, part->old);
-	index_endscan(scan);
-	return found;
+	jobstate_job_scan_begin(&completion->scan, part, GetActiveSnapshot(), position, position + 1);
+	return jobstate_job_scan_next(&completion->scan);
 }
 
 /* What others have committed by now is seen from here on. */
@@ -89,25 +90,25 @@ look_again(void)
 }
 
 /*
- * The job's row, in its partition's slot "old"; NULL: there is no such job.  A
- * partition is open before the snapshot is taken that its row is looked up by:
- * whoever emptied a slot of the ring may have moved the row while we waited.
+ * Goes to the job's row.  False: there is no such job.  A partition is open
+ * before the snapshot is taken that its row is looked up by: whoever emptied a
+ * slot of the ring may have moved the row while we waited.
  */
-static JobstateJobPart *
-job_row(JobstateJobTable *jobs, int64 id)
+static bool
+go_to_job(Completion *completion, int64 id)
 {
+	JobstateJobTable *jobs = completion->jobs;
 	JobstateJobPart *part;
 	int64		position;
 	int			slot = jobstate_job_slot(&jobs->ring, id);
 
-	part = slot < jobs->nslots ? jobstate_jobs_part(jobs, slot) : NULL;
-	if (part != NULL && row_at(part, id, GetActiveSnapshot()))
-		return part;
+	if (slot < jobs->nslots && row_at(completion, jobstate_jobs_part(jobs, slot), id))
+		return true;
 	if (!find_moved(id, &position, &slot))
-		return NULL;
+		return false;
 	part = jobstate_jobs_part(jobs, slot);
 	look_again();
-	return row_at(part, position, GetActiveSnapshot()) ? part : NULL;
+	return row_at(completion, part, position);
 }
 
 static void
@@ -129,19 +130,20 @@ refuse_if_emptied(Oid relid)
 }
 
 static TM_Result
-write_completed(JobstateJobPart *part, Report *report, TimestampTz now)
+write_completed(Completion *completion, Report *report)
 {
-	TM_Result	result;
+	JobstateJobPart *part = completion->scan.part;
+	TupleTableSlot *old;
 
-	jobstate_job_copy(part, part->old);
+	jobstate_job_scan_make_room(&completion->scan);
+	old = jobstate_job_scan_slot(&completion->scan);
+	jobstate_job_copy(part, old);
 	jobstate_job_set(part, JOB_STATE_ID, Int16GetDatum(JOB_COMPLETED));
-	jobstate_job_set(part, JOB_FINISHED_AT, TimestampTzGetDatum(now));
+	jobstate_job_set(part, JOB_FINISHED_AT, TimestampTzGetDatum(completion->now));
 	if (!report->no_result)
 		jobstate_job_set(part, JOB_RESULT, report->result);
-	result = jobstate_row_update(part->writer, part->old, part->new,
-								 GetActiveSnapshot(), true);
-	ExecClearTuple(part->old);
-	return result;
+	return jobstate_row_update(jobstate_job_writer(part), old, part->new,
+							   GetActiveSnapshot(), true);
 }
 
 /*
@@ -149,27 +151,26 @@ write_completed(JobstateJobPart *part, Report *report, TimestampTz now)
  * not running.  Whoever reports the same attempt again hears the same.
  */
 static bool
-complete_job(JobstateJobTable *jobs, Report *report, TimestampTz now)
+complete_job(Completion *completion, Report *report)
 {
 	for (;;)
 	{
-		JobstateJobPart *part = job_row(jobs, report->id);
 		bool		isnull;
 		int64		token;
 		int			state;
 
-		if (part == NULL)
+		if (!go_to_job(completion, report->id))
 		{
-			refuse_if_emptied(RelationGetRelid(jobs->rel));
+			refuse_if_emptied(RelationGetRelid(completion->jobs->rel));
 			return false;
 		}
-		token = DatumGetInt64(jobstate_job_value(part, part->old, JOB_TOKEN, &isnull));
+		token = DatumGetInt64(jobstate_job_scan_value(&completion->scan, JOB_TOKEN, &isnull));
 		if (isnull || token != report->token)
 			return false;
-		state = DatumGetInt16(jobstate_job_value(part, part->old, JOB_STATE_ID, &isnull));
+		state = DatumGetInt16(jobstate_job_scan_value(&completion->scan, JOB_STATE_ID, &isnull));
 		if (state != JOB_RUNNING)
 			return state == JOB_COMPLETED;
-		if (write_completed(part, report, now) == TM_Ok)
+		if (write_completed(completion, report) == TM_Ok)
 			return true;
 		refuse_if_serial();
 		look_again();
@@ -236,14 +237,36 @@ open_homes(JobstateJobTable *jobs, Report *report, int n)
 	}
 }
 
+/* Completes jobs; "held" is for the ids that the tokens held.  Returns their number. */
+static int
+complete_jobs(Report *report, int n, Datum *held)
+{
+	Completion	completion = {0};
+	int			nheld = 0;
+	int			i;
+
+	CommandCounterIncrement();
+	completion.now = GetCurrentTimestamp();
+	completion.jobs = jobstate_queue_open_jobs(ACL_SELECT | ACL_UPDATE);
+	open_homes(completion.jobs, report, n);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	for (i = 0; i < n; i++)
+		if ((i == 0 || report[i].id != report[i - 1].id) &&
+			complete_job(&completion, &report[i]))
+			held[nheld++] = Int64GetDatum(report[i].id);
+	jobstate_job_scan_end(&completion.scan);
+	PopActiveSnapshot();
+	jobstate_jobs_close(completion.jobs);
+	return nheld;
+}
+
 /* complete(ids, tokens, results) returns setof bigint: the ids that it held for */
 Datum
 jobstate_complete(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	TimestampTz now = GetCurrentTimestamp();
-	JobstateJobTable *jobs;
 	Report	   *report;
+	Datum	   *held;
 	int			n;
 	int			i;
 
@@ -254,22 +277,52 @@ jobstate_complete(PG_FUNCTION_ARGS)
 	n = read_reports(fcinfo, &report);
 	if (n == 0)
 		return (Datum) 0;
-	CommandCounterIncrement();
-	jobs = jobstate_queue_open_jobs(ACL_SELECT | ACL_UPDATE);
-	open_homes(jobs, report, n);
-	PushActiveSnapshot(GetTransactionSnapshot());
+	held = palloc(sizeof(Datum) * n);
+	n = complete_jobs(report, n, held);
 	for (i = 0; i < n; i++)
 	{
 		bool		isnull = false;
-		Datum		id = Int64GetDatum(report[i].id);
 
-		if ((i == 0 || report[i].id != report[i - 1].id) &&
-			complete_job(jobs, &report[i], now))
-			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &id, &isnull);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &held[i], &isnull);
 	}
-	PopActiveSnapshot();
-	jobstate_jobs_close(jobs);
 	return (Datum) 0;
+}
+
+/* Raises why the token does not hold the job. */
+static void
+refuse(Report *report)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid			types[] = {INT8OID, INT8OID};
+	Datum		values[2];
+
+	values[0] = Int64GetDatum(report->id);
+	values[1] = Int64GetDatum(report->token);
+	jobstate_spi_connect();
+	if (SPI_execute_plan(jobstate_spi_plan(&plan, "SELECT jobstate.queue_refuse($1, $2)", 2, types),
+						 values, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look up a job");
+	jobstate_spi_finish();
+}
+
+/* complete(id, token, result) returns boolean */
+Datum
+jobstate_complete_one(PG_FUNCTION_ARGS)
+{
+	Report		report = {0};
+	Datum		held;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		jobstate_error_null(PG_ARGISNULL(0) ? "ids" : "tokens");
+	PreventCommandIfReadOnly("complete()");
+	report.id = PG_GETARG_INT64(0);
+	report.token = PG_GETARG_INT64(1);
+	report.no_result = PG_ARGISNULL(2);
+	report.result = PG_GETARG_DATUM(2);
+	if (complete_jobs(&report, 1, &held) == 1)
+		PG_RETURN_BOOL(true);
+	refuse(&report);
+	PG_RETURN_BOOL(false);
 }
 
 /* queue_whole(), for the verbs in SQL that miss a job */

@@ -6,12 +6,16 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "commands/async.h"
 #include "commands/sequence.h"
+#include "executor/spi.h"
 #include "fmgr.h"
+#include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -20,8 +24,11 @@
 
 #include "catalog.h"
 #include "elements.h"
+#include "lane.h"
 #include "queueinfo.h"
 
+PG_FUNCTION_INFO_V1(jobstate_enqueue);
+PG_FUNCTION_INFO_V1(jobstate_enqueue_many);
 PG_FUNCTION_INFO_V1(jobstate_enqueue_rows);
 
 #define JOB_DEFERRED		3
@@ -48,12 +55,14 @@ typedef struct Batch
 {
 	JobstateElements given[KNOWN + 1];
 	Datum		queue;
+	bool		no_queue;
+	int32		max_attempts;
+	bool		no_max_attempts;
 	Datum		timeout;
 	bool		no_timeout;
 
 	/* the queue */
 	JobstateQueueInfo info;
-	int16		max_attempts;
 	int16	   *lane;			/* by priority and shard; 0: does not exist */
 
 	/* the rows */
@@ -64,6 +73,7 @@ typedef struct Batch
 	JobstateJobPart *part;
 	TupleTableSlot *row[ROWS_AT_A_TIME];
 	int			nrows;
+	int64		last;			/* number drawn last */
 	bool		due;			/* something can be claimed at once */
 } Batch;
 
@@ -88,7 +98,6 @@ read_queue(Batch *batch)
 			info->lane[i].shard < info->shards)
 			*lane_place(batch, info->lane[i].priority,
 						info->lane[i].shard) = info->lane[i].lane;
-	batch->max_attempts = info->max_attempts;
 	return true;
 }
 
@@ -143,7 +152,7 @@ write_rows(Batch *batch)
 
 	if (batch->nrows == 0)
 		return;
-	jobstate_rows_insert(batch->part->writer, batch->row, batch->nrows);
+	jobstate_rows_insert(jobstate_job_writer(batch->part), batch->row, batch->nrows);
 	for (i = 0; i < batch->nrows; i++)
 		ExecClearTuple(batch->row[i]);
 	batch->nrows = 0;
@@ -163,16 +172,18 @@ drop_rows(Batch *batch)
 static void
 want_defaults(JobstateJobPart *part)
 {
+	JobstateRowWriter *writer = jobstate_job_writer(part);
 	Bitmapset  *ours = NULL;
+	int			natts = RelationGetDescr(part->rel)->natts;
 	int			i;
 
-	if (part->writer->defaults != NIL)
+	if (writer->defaults != NIL || natts == JOB_COLUMNS)
 		return;
 	for (i = 0; i < JOB_COLUMNS; i++)
 		ours = bms_add_member(ours, part->attno[i]);
-	for (i = 1; i <= RelationGetDescr(part->writer->rel)->natts; i++)
+	for (i = 1; i <= natts; i++)
 		if (!bms_is_member(i, ours))
-			jobstate_row_add_default(part->writer, i);
+			jobstate_row_add_default(writer, i);
 }
 
 /* An empty row of the slot's partition */
@@ -192,7 +203,7 @@ new_row(Batch *batch, int slot)
 	if (batch->nrows == ROWS_AT_A_TIME)
 		write_rows(batch);
 	if (batch->row[batch->nrows] == NULL)
-		batch->row[batch->nrows] = table_slot_create(part->writer->rel, NULL);
+		batch->row[batch->nrows] = table_slot_create(part->rel, NULL);
 	row = batch->row[batch->nrows++];
 	memset(row->tts_isnull, true, row->tts_tupleDescriptor->natts * sizeof(bool));
 	jobstate_row_defaults(part->writer, row);
@@ -233,6 +244,7 @@ add_job(Batch *batch, int i)
 	int			slot = due ? jobstate_job_slot(&batch->jobs->ring, position) : JOB_SLOT_WAITING;
 	TupleTableSlot *row = new_row(batch, slot);
 
+	batch->last = number;
 	set(batch, row, JOB_ID, Int64GetDatum(position));
 	set(batch, row, JOB_POSITION_COLUMN, Int64GetDatum(position));
 	set(batch, row, JOB_ENQUEUED_AT, TimestampTzGetDatum(batch->now));
@@ -271,6 +283,8 @@ add_jobs(Batch *batch)
 			batch->id[i] = batch->given[KNOWN].value[i];
 		else
 			add_job(batch, i);
+	if (batch->last > 0)
+		jobstate_lane_note(batch->last, U64FromFullTransactionId(ReadNextFullTransactionId()));
 	write_rows(batch);
 	drop_rows(batch);
 	jobstate_jobs_close(batch->jobs);
@@ -278,24 +292,29 @@ add_jobs(Batch *batch)
 		Async_Notify("jobstate_queue", TextDatumGetCString(batch->queue));
 }
 
+/* For a single job: an argument is a list of one. */
 static void
-read_arrays(FunctionCallInfo fcinfo, Batch *batch)
+read_single(FunctionCallInfo fcinfo, int argno, Batch *batch, ArrayArgument which)
 {
-	static const Oid type[KNOWN + 1] = {
-		[KINDS] = TEXTOID,
-		[PAYLOADS] = JSONBOID,
-		[PRIORITIES] = INT4OID,
-		[RUN_ATS] = TIMESTAMPTZOID,
-		[UNIQUE_KEYS] = TEXTOID,
-		[SHARD_KEYS] = TEXTOID,
-		[LIMIT_KEYS] = TEXTOID,
-		[KNOWN] = INT8OID
-	};
-	int			which;
+	JobstateElements *elements = &batch->given[which];
 
-	for (which = KINDS; which <= KNOWN; which++)
-		if (OidIsValid(type[which]))
-			jobstate_elements_read(fcinfo, which, type[which], &batch->given[which]);
+	elements->n = 1;
+	elements->value = &fcinfo->args[argno].value;
+	elements->isnull = &fcinfo->args[argno].isnull;
+}
+
+/* What all forms have in common */
+static void
+read_common(FunctionCallInfo fcinfo, Batch *batch, int attempts, int timeout)
+{
+	PreventCommandIfReadOnly("enqueue()");
+	batch->no_queue = PG_ARGISNULL(0);
+	if (!batch->no_queue)
+		batch->queue = PointerGetDatum(PG_GETARG_TEXT_PP(0));
+	batch->max_attempts = PG_ARGISNULL(attempts) ? 0 : PG_GETARG_INT32(attempts);
+	batch->no_max_attempts = PG_ARGISNULL(attempts);
+	batch->timeout = PG_GETARG_DATUM(timeout);
+	batch->no_timeout = PG_ARGISNULL(timeout);
 }
 
 /* Is every array as long as that of the kinds, or not given? */
@@ -311,16 +330,17 @@ fits(Batch *batch)
 	return batch->given[PAYLOADS].n == batch->given[KINDS].n;
 }
 
-/* Is the batch as it should be?  If not, the caller says what is wrong with it. */
+/* Is the batch as it should be?  If not, SQL says what is wrong with it. */
 static bool
-is_sound(FunctionCallInfo fcinfo, Batch *batch)
+is_sound(Batch *batch)
 {
-	int32		attempts = PG_ARGISNULL(8) ? 1 : PG_GETARG_INT32(8);
 	Interval	none = {0};
 	int			i;
 
-	if (VARSIZE_ANY_EXHDR(DatumGetPointer(batch->queue)) == 0 || !fits(batch) ||
-		attempts < 1 || attempts > PG_INT16_MAX ||
+	if (batch->no_queue || VARSIZE_ANY_EXHDR(DatumGetPointer(batch->queue)) == 0 ||
+		!fits(batch) ||
+		(!batch->no_max_attempts &&
+		 (batch->max_attempts < 1 || batch->max_attempts > PG_INT16_MAX)) ||
 		(!batch->no_timeout &&
 		 !DatumGetBool(DirectFunctionCall2(interval_gt, batch->timeout,
 										   IntervalPGetDatum(&none)))))
@@ -333,30 +353,159 @@ is_sound(FunctionCallInfo fcinfo, Batch *batch)
 }
 
 /*
+ * Brings the batch in.  False: the queue or a lane does not exist, or something
+ * is wrong with the batch, and nothing was written.
+ */
+static bool
+bring_in(Batch *batch)
+{
+	if (!is_sound(batch) || !read_queue(batch) || !has_lanes(batch))
+		return false;
+	if (batch->no_max_attempts)
+		batch->max_attempts = batch->info.max_attempts;
+	add_jobs(batch);
+	return true;
+}
+
+/*
  * enqueue_rows(queue, kinds, payloads, priorities, run_ats, unique_keys, shard_keys,
  * limit_keys, max_attempts, timeout, known) returns bigint[]
  *
  * The ids in the order given; a job that is known already keeps its id and gets
- * no row.  NULL: the queue or a lane does not exist, or something is wrong with
- * the batch, and nothing was written.
+ * no row.  NULL: nothing was written, see bring_in().
  */
 Datum
 jobstate_enqueue_rows(PG_FUNCTION_ARGS)
 {
 	Batch	   *batch = palloc0(sizeof(Batch));
 
-	PreventCommandIfReadOnly("enqueue()");
-	if (PG_ARGISNULL(0))
+	read_common(fcinfo, batch, 8, 9);
+	jobstate_elements_read(fcinfo, 1, TEXTOID, &batch->given[KINDS]);
+	jobstate_elements_read(fcinfo, 2, JSONBOID, &batch->given[PAYLOADS]);
+	jobstate_elements_read(fcinfo, 3, INT4OID, &batch->given[PRIORITIES]);
+	jobstate_elements_read(fcinfo, 4, TIMESTAMPTZOID, &batch->given[RUN_ATS]);
+	jobstate_elements_read(fcinfo, 5, TEXTOID, &batch->given[UNIQUE_KEYS]);
+	jobstate_elements_read(fcinfo, 6, TEXTOID, &batch->given[SHARD_KEYS]);
+	jobstate_elements_read(fcinfo, 7, TEXTOID, &batch->given[LIMIT_KEYS]);
+	jobstate_elements_read(fcinfo, 10, INT8OID, &batch->given[KNOWN]);
+	if (!bring_in(batch))
 		PG_RETURN_NULL();
-	batch->queue = PointerGetDatum(PG_GETARG_TEXT_PP(0));
-	batch->no_timeout = PG_ARGISNULL(9);
-	batch->timeout = PG_GETARG_DATUM(9);
-	read_arrays(fcinfo, batch);
-	if (!is_sound(fcinfo, batch) || !read_queue(batch) || !has_lanes(batch))
-		PG_RETURN_NULL();
-	if (!PG_ARGISNULL(8))
-		batch->max_attempts = PG_GETARG_INT32(8);
-	add_jobs(batch);
 	PG_RETURN_ARRAYTYPE_P(construct_array(batch->id, batch->given[KINDS].n, INT8OID, 8,
 										  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+/*
+ * Leaves the call to the function in SQL of the same arguments, and fetches its
+ * result: SPI stays connected.
+ */
+static void
+leave_to_sql(FunctionCallInfo fcinfo, SPIPlanPtr *plan, const char *sql, Oid *types)
+{
+	Datum		values[FUNC_MAX_ARGS];
+	char		nulls[FUNC_MAX_ARGS];
+	int			i;
+
+	for (i = 0; i < PG_NARGS(); i++)
+	{
+		values[i] = fcinfo->args[i].value;
+		nulls[i] = fcinfo->args[i].isnull ? 'n' : ' ';
+	}
+	jobstate_spi_connect();
+	if (SPI_execute_plan(jobstate_spi_plan(plan, sql, PG_NARGS(), types), values, nulls,
+						 false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "unexpected result of \"%s\"", sql);
+}
+
+/* enqueue(): one job */
+Datum
+jobstate_enqueue(PG_FUNCTION_ARGS)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid			types[] = {
+		TEXTOID, TEXTOID, JSONBOID, INT4OID, TIMESTAMPTZOID, TEXTOID, TEXTARRAYOID,
+		INT4OID, TEXTOID, TEXTOID, INTERVALOID
+	};
+	Batch	   *batch = palloc0(sizeof(Batch));
+	TupleDesc	desc;
+	Datum		values[2];
+	bool		nulls[2] = {false, false};
+
+	read_common(fcinfo, batch, 7, 10);
+	read_single(fcinfo, 1, batch, KINDS);
+	read_single(fcinfo, 2, batch, PAYLOADS);
+	read_single(fcinfo, 3, batch, PRIORITIES);
+	read_single(fcinfo, 4, batch, RUN_ATS);
+	read_single(fcinfo, 8, batch, SHARD_KEYS);
+	read_single(fcinfo, 9, batch, LIMIT_KEYS);
+	if (!PG_ARGISNULL(3) && PG_ARGISNULL(5) && bring_in(batch))
+	{
+		values[0] = batch->id[0];
+		values[1] = BoolGetDatum(false);
+	}
+	else
+	{
+		leave_to_sql(fcinfo, &plan, "SELECT e.id, e.duplicate FROM jobstate.enqueue_slowly"
+					 "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) e", types);
+		values[0] = jobstate_spi_value(0, 1, &nulls[0]);
+		values[1] = jobstate_spi_value(0, 2, &nulls[1]);
+		jobstate_spi_finish();
+	}
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "enqueue() returns a row");
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
+}
+
+static bool
+has_unique_keys(FunctionCallInfo fcinfo, Batch *batch, int argno)
+{
+	int			i;
+
+	jobstate_elements_read(fcinfo, argno, TEXTOID, &batch->given[UNIQUE_KEYS]);
+	for (i = 0; i < batch->given[UNIQUE_KEYS].n; i++)
+		if (!batch->given[UNIQUE_KEYS].isnull[i])
+			return true;
+	batch->given[UNIQUE_KEYS].n = 0;
+	return false;
+}
+
+/* enqueue_many(): a batch */
+Datum
+jobstate_enqueue_many(PG_FUNCTION_ARGS)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid			types[] = {
+		TEXTOID, TEXTARRAYOID, JSONBARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID,
+		TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, INTERVALOID
+	};
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Batch	   *batch = palloc0(sizeof(Batch));
+	bool		fast;
+	int			n;
+	int			i;
+
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	read_common(fcinfo, batch, 9, 10);
+	jobstate_elements_read(fcinfo, 1, TEXTOID, &batch->given[KINDS]);
+	jobstate_elements_read(fcinfo, 2, JSONBOID, &batch->given[PAYLOADS]);
+	jobstate_elements_read(fcinfo, 3, INT4OID, &batch->given[PRIORITIES]);
+	jobstate_elements_read(fcinfo, 4, TIMESTAMPTZOID, &batch->given[RUN_ATS]);
+	jobstate_elements_read(fcinfo, 7, TEXTOID, &batch->given[SHARD_KEYS]);
+	jobstate_elements_read(fcinfo, 8, TEXTOID, &batch->given[LIMIT_KEYS]);
+	fast = batch->given[KINDS].n > 0 && !has_unique_keys(fcinfo, batch, 5) && bring_in(batch);
+	if (!fast)
+		leave_to_sql(fcinfo, &plan, "SELECT e.id, e.duplicate FROM jobstate.enqueue_many_slowly"
+					 "($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) e", types);
+	n = fast ? batch->given[KINDS].n : (int) SPI_processed;
+	for (i = 0; i < n; i++)
+	{
+		bool		nulls[2] = {false, false};
+		Datum		values[2];
+
+		values[0] = fast ? batch->id[i] : jobstate_spi_value(i, 1, &nulls[0]);
+		values[1] = fast ? BoolGetDatum(false) : jobstate_spi_value(i, 2, &nulls[1]);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	if (!fast)
+		jobstate_spi_finish();
+	return (Datum) 0;
 }

@@ -99,6 +99,7 @@ jobstate_jobs_open(AclMode rights)
 
 	jobstate_rows_check_rights(relid, rights);
 	jobs->rel = table_open(relid, RowExclusiveLock);
+	jobstate_rows_refuse_triggers(jobs->rel);
 	jobs->nslots = greatest_slot(jobs->rel) + 1;
 	jobs->part = palloc0(sizeof(JobstateJobPart *) * (jobs->nslots - JOB_SLOT_KEPT));
 	return jobs;
@@ -139,7 +140,6 @@ jobstate_jobs_part(JobstateJobTable *jobs, int slot)
 {
 	JobstateJobPart **place;
 	JobstateJobPart *part;
-	Relation	rel;
 	int			i;
 
 	if (slot < JOB_SLOT_KEPT || slot >= jobs->nslots)
@@ -147,18 +147,41 @@ jobstate_jobs_part(JobstateJobTable *jobs, int slot)
 	place = &jobs->part[slot - JOB_SLOT_KEPT];
 	if (*place != NULL)
 		return *place;
-	part = palloc(sizeof(JobstateJobPart));
+	part = palloc0(sizeof(JobstateJobPart));
 	part->late = jobs->late;
-	part->writer = jobstate_row_writer_open(partition_of(jobs, slot),
-											RelationGetRelid(jobs->rel));
-	rel = part->writer->rel;
+	part->rel = table_open(partition_of(jobs, slot), RowExclusiveLock);
 	for (i = 0; i < JOB_COLUMNS; i++)
-		part->attno[i] = column_number(rel, i);
-	part->pkey = index_open(jobstate_primary_key(rel), RowExclusiveLock);
-	part->old = table_slot_create(rel, NULL);
-	part->new = table_slot_create(rel, NULL);
+		part->attno[i] = column_number(part->rel, i);
 	*place = part;
 	return part;
+}
+
+Relation
+jobstate_job_index(JobstateJobPart *part)
+{
+	if (part->index == NULL)
+		part->index = index_open(jobstate_primary_key(part->rel), RowExclusiveLock);
+	return part->index;
+}
+
+JobstateRowWriter *
+jobstate_job_writer(JobstateJobPart *part)
+{
+	if (part->writer == NULL)
+		part->writer = jobstate_row_writer_open(part->rel);
+	return part->writer;
+}
+
+static void
+close_part(JobstateJobPart *part)
+{
+	if (part->new != NULL)
+		ExecDropSingleTupleTableSlot(part->new);
+	if (part->index != NULL)
+		index_close(part->index, NoLock);
+	if (part->writer != NULL)
+		jobstate_row_writer_close(part->writer);
+	table_close(part->rel, NoLock);
 }
 
 void
@@ -167,16 +190,8 @@ jobstate_jobs_close(JobstateJobTable *jobs)
 	int			i;
 
 	for (i = 0; i < jobs->nslots - JOB_SLOT_KEPT; i++)
-	{
-		JobstateJobPart *part = jobs->part[i];
-
-		if (part == NULL)
-			continue;
-		ExecDropSingleTupleTableSlot(part->old);
-		ExecDropSingleTupleTableSlot(part->new);
-		index_close(part->pkey, NoLock);
-		jobstate_row_writer_close(part->writer);
-	}
+		if (jobs->part[i] != NULL)
+			close_part(jobs->part[i]);
 	table_close(jobs->rel, NoLock);
 }
 
@@ -198,9 +213,12 @@ jobstate_job_value(JobstateJobPart *part, TupleTableSlot *slot, JobColumn column
 void
 jobstate_job_copy(JobstateJobPart *part, TupleTableSlot *from)
 {
-	TupleTableSlot *new = part->new;
-	int			natts = new->tts_tupleDescriptor->natts;
+	TupleTableSlot *new;
+	int			natts = RelationGetDescr(part->rel)->natts;
 
+	if (part->new == NULL)
+		part->new = table_slot_create(part->rel, NULL);
+	new = part->new;
 	slot_getallattrs(from);
 	ExecClearTuple(new);
 	memcpy(new->tts_values, from->tts_values, natts * sizeof(Datum));

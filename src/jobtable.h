@@ -76,12 +76,14 @@ typedef struct JobstateRing
 /* A partition, open */
 typedef struct JobstateJobPart
 {
-	JobstateRowWriter *writer;
-	Relation	pkey;
+	Relation	rel;
 	AttrNumber	attno[JOB_COLUMNS];
 	bool		late;			/* opened when the snapshot had been taken */
-	TupleTableSlot *old;
-	TupleTableSlot *new;
+
+	/* made when they are needed */
+	Relation	index;			/* the primary key, by position */
+	JobstateRowWriter *writer;
+	TupleTableSlot *new;		/* a row's new version */
 } JobstateJobPart;
 
 /* The table, open, and those of its partitions that were asked for */
@@ -100,6 +102,8 @@ extern Oid	jobstate_queue_relation(JobstateQueueRelation which);
 extern JobstateJobTable *jobstate_jobs_open(AclMode rights);
 extern JobstateJobPart *jobstate_jobs_part(JobstateJobTable *jobs, int slot);
 extern void jobstate_jobs_close(JobstateJobTable *jobs);
+extern Relation jobstate_job_index(JobstateJobPart *part);
+extern JobstateRowWriter *jobstate_job_writer(JobstateJobPart *part);
 extern int	jobstate_job_slot(JobstateRing *ring, int64 position);
 
 extern Datum jobstate_job_value(JobstateJobPart *part, TupleTableSlot *slot,

@@ -32,6 +32,7 @@
 #include "access/xact.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "utils/fmgroids.h"
 #include "utils/hsearch.h"
 #include "utils/rel.h"
@@ -49,7 +50,10 @@
 #define CEILING_AHEAD		4096
 
 /* So many may wait to be proven */
-#define CANDIDATES			4
+#define CANDIDATES			8
+
+/* After this many new numbers look again what others have published */
+#define WINDOW_LASTS		500
 
 /* Once all below horizon have ended, no job of this number or a lower one comes */
 typedef struct Candidate
@@ -69,11 +73,22 @@ typedef struct KnownLane
 	int64		ceiling;		/* seen when the floor was computed */
 	int64		floor;
 	int64		pending;		/* the floor, once this transaction commits */
+	int64		passed;
+
+	/* the window, as committed, and when it was read */
+	JobstateLaneWindow window;
+	uint64		read_in;		/* generation of the queue's relations; 0: never */
+	int64		read_at;		/* number drawn last */
+} KnownLane;
+
+/* What this backend knows of the numbers, whatever their lanes */
+static struct
+{
+	Oid			sequence;
 	int64		proven;			/* no job of this number or a lower one comes */
 	int			ncandidates;
 	Candidate	candidate[CANDIDATES];	/* the next ones, in order */
-	int64		passed;
-} KnownLane;
+} numbers;
 
 static HTAB *known_lanes = NULL;
 
@@ -149,9 +164,20 @@ column(TupleTableSlot *slot, int attno)
 	return DatumGetInt64(slot_getattr(slot, attno, &isnull));
 }
 
-/* The lane's row with the greatest ceiling */
-static void
-read_window(JobstateLane *lane)
+/* Is the row this transaction's, which may yet be rolled back? */
+static bool
+is_own(TupleTableSlot *slot)
+{
+	bool		isnull;
+
+	return TransactionIdIsCurrentTransactionId(
+		DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber,
+											  &isnull)));
+}
+
+/* The lane's row with the greatest ceiling.  Returns whether it is there to stay. */
+static bool
+read_window(int lane, JobstateLaneWindow *window)
 {
 	Snapshot	snapshot = RegisterSnapshot(GetTransactionSnapshot());
 	Relation	rel = table_open(jobstate_queue_relation(QUEUE_WINDOW), AccessShareLock);
@@ -160,21 +186,56 @@ read_window(JobstateLane *lane)
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	IndexScanDesc scan = jobstate_index_beginscan(rel, index, snapshot, 1);
 	ScanKeyData key;
+	bool		stays = true;
 
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT2EQ, Int16GetDatum(lane->lane));
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT2EQ, Int16GetDatum(lane));
 	index_rescan(scan, &key, 1, NULL, 0);
-	lane->floor = lane->settled = lane->ceiling = JOB_POSITION(lane->lane, 0);
+	window->floor = window->settled = window->ceiling = JOB_POSITION(lane, 0);
 	if (index_getnext_slot(scan, BackwardScanDirection, slot))
 	{
-		lane->floor = column(slot, 2);
-		lane->ceiling = column(slot, 3);
-		lane->settled = column(slot, 4);
+		window->floor = column(slot, 2);
+		window->ceiling = column(slot, 3);
+		window->settled = column(slot, 4);
+		stays = !is_own(slot);
 	}
 	index_endscan(scan);
 	UnregisterSnapshot(snapshot);
 	ExecDropSingleTupleTableSlot(slot);
 	index_close(index, AccessShareLock);
 	table_close(rel, AccessShareLock);
+	return stays;
+}
+
+/* Reads the window, and what is known of its lane goes where it was begun anew. */
+static void
+look_at_window(JobstateLane *lane, KnownLane *known, int64 last)
+{
+	uint64		generation = jobstate_queue_generation();
+	bool		stays = read_window(lane->lane, &lane->window);
+
+	if (lane->window.ceiling < known->ceiling)
+	{
+		known->floor = known->pending = 0;
+		memset(&numbers, 0, sizeof(numbers));
+	}
+	known->window = lane->window;
+	known->read_in = stays ? generation : 0;
+	known->read_at = last;
+}
+
+/*
+ * The window as it was when it was read last, or as it is now.  An older one is
+ * as right as a newer one, only less helpful: its floor is lower, and so is its
+ * ceiling.
+ */
+static void
+recall_window(JobstateLane *lane, KnownLane *known, int64 last)
+{
+	if (known->read_in == jobstate_queue_generation() &&
+		last - known->read_at < WINDOW_LASTS && last >= known->read_at)
+		lane->window = known->window;
+	else
+		look_at_window(lane, known, last);
 }
 
 static void
@@ -191,10 +252,8 @@ jobstate_lane_open(JobstateLane *lane, JobstateLaneInfo *info, JobstateLaneScan 
 
 	lane->lane = info->lane;
 	lane->priority = info->priority;
-	read_window(lane);
-	if (lane->ceiling < known->ceiling)		/* begun anew */
-		known->floor = known->pending = known->proven = known->ncandidates = 0;
-	lane->start = Max(lane->floor, known->floor);
+	recall_window(lane, known, scan->last);
+	lane->start = Max(lane->window.floor, known->floor);
 	lane->lap = JOB_NUMBER(lane->start) / scan->jobs->ring.slot_jobs;
 	memset(&lane->kept, 0, sizeof(lane->kept));
 	memset(&lane->ring, 0, sizeof(lane->ring));
@@ -207,55 +266,45 @@ jobstate_lane_open(JobstateLane *lane, JobstateLaneInfo *info, JobstateLaneScan 
 	open_slot_of(scan->jobs, scan->last);
 }
 
-static void
-cursor_end(JobstateLaneCursor *cursor)
-{
-	if (cursor->part == NULL)
-		return;
-	index_endscan(cursor->scan);
-	ExecDropSingleTupleTableSlot(cursor->slot);
-	cursor->part = NULL;
-}
-
 /* Begins to look at the lane's jobs in a slot, up to a position. */
 static void
 cursor_begin(JobstateLaneCursor *cursor, JobstateLane *lane, JobstateLaneScan *scan,
 			 int slot, int64 end)
 {
-	ScanKeyData key[2];
-	Relation	rel;
+	JobstateJobPart *part = jobstate_jobs_part(scan->jobs, slot);
 
-	cursor->part = jobstate_jobs_part(scan->jobs, slot);
-	rel = cursor->part->writer->rel;
-	if (cursor->part->late || IsolationUsesXactSnapshot())
-		lane->unsure |= jobstate_file_is_newer(rel, scan->snapshot);
-	cursor->slot = table_slot_create(rel, NULL);
-	cursor->scan = jobstate_index_beginscan(rel, cursor->part->pkey, scan->snapshot, 2);
-	ScanKeyInit(&key[0], 1, BTGreaterEqualStrategyNumber, F_INT8GE,
-				Int64GetDatum(lane->start));
-	ScanKeyInit(&key[1], 1, BTLessStrategyNumber, F_INT8LT, Int64GetDatum(end));
-	index_rescan(cursor->scan, key, 2, NULL, 0);
+	if (part->late || IsolationUsesXactSnapshot())
+		lane->unsure |= jobstate_file_is_newer(part->rel, scan->snapshot);
+	if (RelationGetNumberOfBlocks(part->rel) > 0)
+		jobstate_job_scan_begin(&cursor->scan, part, scan->snapshot, lane->start, end);
 }
 
-/* Steps to the next available job.  False: there is none, and the cursor ends. */
+/*
+ * Steps to the next available job that nobody holds.  False: there is none, and
+ * the cursor ends.
+ */
 static bool
 cursor_next(JobstateLaneCursor *cursor, JobstateLane *lane)
 {
+	JobstateJobScan *scan = &cursor->scan;
 	bool		isnull;
 
-	while (index_getnext_slot(cursor->scan, ForwardScanDirection, cursor->slot))
+	while (scan->part != NULL && jobstate_job_scan_next(scan))
 	{
-		if (DatumGetInt16(jobstate_job_value(cursor->part, cursor->slot, JOB_STATE_ID,
-											 &isnull)) == JOB_AVAILABLE)
+		if (DatumGetInt16(jobstate_job_scan_value(scan, JOB_STATE_ID,
+												  &isnull)) == JOB_AVAILABLE)
 		{
-			cursor->position = DatumGetInt64(jobstate_job_value(cursor->part, cursor->slot,
-																JOB_POSITION_COLUMN, &isnull));
-			return true;
+			cursor->position = DatumGetInt64(jobstate_job_scan_value(scan, JOB_POSITION_COLUMN,
+																	 &isnull));
+			if (lane->first == 0 || cursor->position < lane->first)
+				lane->first = cursor->position;
+			if (!jobstate_job_scan_held(scan))
+				return true;
 		}
 		lane->passed++;
 		CHECK_FOR_INTERRUPTS();
 	}
-	cursor_end(cursor);
+	jobstate_job_scan_end(scan);
 	return false;
 }
 
@@ -268,7 +317,7 @@ ring_next(JobstateLane *lane, JobstateLaneScan *scan)
 {
 	JobstateRing *ring = &scan->jobs->ring;
 
-	if (lane->ring.part != NULL && cursor_next(&lane->ring, lane))
+	if (cursor_next(&lane->ring, lane))
 		return;
 	while (lane->lap * ring->slot_jobs <= scan->last)
 	{
@@ -297,17 +346,15 @@ jobstate_lane_next(JobstateLane *lane, JobstateLaneScan *scan)
 	else
 		ring_next(lane, scan);
 
-	if (lane->kept.part == NULL && lane->ring.part == NULL)
+	if (lane->kept.scan.part == NULL && lane->ring.scan.part == NULL)
 	{
 		lane->exhausted = true;
 		return false;
 	}
 	lane->head = &lane->ring;
-	if (lane->ring.part == NULL ||
-		(lane->kept.part != NULL && lane->kept.position < lane->ring.position))
+	if (lane->ring.scan.part == NULL ||
+		(lane->kept.scan.part != NULL && lane->kept.position < lane->ring.position))
 		lane->head = &lane->kept;
-	if (lane->first == 0)
-		lane->first = lane->head->position;
 	return true;
 }
 
@@ -320,19 +367,57 @@ full_xmin(Snapshot snapshot)
 	return next - (uint32) ((uint32) next - snapshot->xmin);
 }
 
-/* The candidates go whose transactions have ended; the last of them is proven. */
+/* Forgets the numbers where the sequence is another one, or was set back. */
 static void
-prove_candidates(KnownLane *known, uint64 xmin)
+trust_numbers(int64 last)
 {
+	Oid			sequence = jobstate_queue_relation(QUEUE_JOB_NUMBER);
+	int			n = numbers.ncandidates;
+
+	if (numbers.sequence == sequence && last >= numbers.proven &&
+		(n == 0 || last >= numbers.candidate[n - 1].number))
+		return;
+	memset(&numbers, 0, sizeof(numbers));
+	numbers.sequence = sequence;
+}
+
+/*
+ * Remembers that whoever drew this number, the last one so far, or a lower one
+ * has an id below the horizon, which was asked for after that.
+ */
+void
+jobstate_lane_note(int64 last, uint64 horizon)
+{
+	Candidate  *newest;
+
+	trust_numbers(last);
+	newest = &numbers.candidate[numbers.ncandidates];
+	if (numbers.ncandidates == CANDIDATES ||
+		(numbers.ncandidates > 0 && newest[-1].number == last))
+		return;
+	newest->number = last;
+	newest->horizon = horizon;
+	numbers.ncandidates++;
+}
+
+/*
+ * Before lanes are looked at: the candidates go whose transactions the snapshot
+ * sees ended, and the last of them is proven.
+ */
+void
+jobstate_lane_prove(int64 last, Snapshot snapshot)
+{
+	uint64		xmin = full_xmin(snapshot);
 	int			n = 0;
 	int			i;
 
-	for (i = 0; i < known->ncandidates; i++)
-		if (known->candidate[i].horizon <= xmin)
-			known->proven = Max(known->proven, known->candidate[i].number);
+	trust_numbers(last);
+	for (i = 0; i < numbers.ncandidates; i++)
+		if (numbers.candidate[i].horizon <= xmin)
+			numbers.proven = Max(numbers.proven, numbers.candidate[i].number);
 		else
-			known->candidate[n++] = known->candidate[i];
-	known->ncandidates = n;
+			numbers.candidate[n++] = numbers.candidate[i];
+	numbers.ncandidates = n;
 }
 
 /* What the scan taught about the floor; see above. */
@@ -345,13 +430,10 @@ learn_floor(JobstateLane *lane, JobstateLaneScan *scan, KnownLane *known)
 		first = JOB_POSITION(lane->lane + 1, 0);
 	if (first == 0 || lane->unsure)
 		return;
-	known->ceiling = lane->ceiling;
+	known->ceiling = lane->window.ceiling;
 	known->passed += lane->passed;
-	prove_candidates(known, full_xmin(scan->snapshot));
 	known->pending = Max(known->pending,
-						 Min(first, JOB_POSITION(lane->lane, known->proven + 1)));
-	if (known->ncandidates < CANDIDATES)
-		known->candidate[known->ncandidates++] = (Candidate) {scan->last, scan->horizon};
+						 Min(first, JOB_POSITION(lane->lane, numbers.proven + 1)));
 }
 
 static void
@@ -373,23 +455,38 @@ publish(int16 lane, int64 floor, int64 ceiling, int64 settled)
 	jobstate_spi_finish();
 }
 
+/*
+ * Has a job been claimed at or above the ceiling?  A ceiling that is remembered
+ * is a low one, so the question is asked twice.
+ */
+static bool
+is_above_ceiling(JobstateLane *lane, KnownLane *known, int64 last)
+{
+	if (lane->claimed < lane->window.ceiling)
+		return false;
+	look_at_window(lane, known, last);
+	return lane->claimed >= lane->window.ceiling;
+}
+
 /* Ends a scan: what was learned is remembered, and published where it is due. */
 void
 jobstate_lane_close(JobstateLane *lane, JobstateLaneScan *scan)
 {
 	KnownLane  *known = known_lane(lane->lane);
+	JobstateLaneWindow *window = &lane->window;
 	int64		floor;
 
-	cursor_end(&lane->kept);
-	cursor_end(&lane->ring);
+	jobstate_job_scan_end(&lane->kept.scan);
+	jobstate_job_scan_end(&lane->ring.scan);
 	learn_floor(lane, scan, known);
 	/* whoever reads it will do so once this transaction has committed */
-	floor = Max(lane->floor, Max(known->floor, known->pending));
-	if (lane->claimed >= lane->ceiling)
-		lane->ceiling = Max(lane->claimed, JOB_POSITION(lane->lane, scan->last)) +
+	floor = Max(window->floor, Max(known->floor, known->pending));
+	if (is_above_ceiling(lane, known, scan->last))
+		window->ceiling = Max(lane->claimed, JOB_POSITION(lane->lane, scan->last)) +
 			CEILING_AHEAD;
-	else if (floor == lane->floor || known->passed < PASSED_ENOUGH)
+	else if (floor <= window->floor || known->passed < PASSED_ENOUGH)
 		return;
-	publish(lane->lane, floor, lane->ceiling, lane->settled);
+	publish(lane->lane, floor, window->ceiling, window->settled);
 	known->passed = 0;
+	known->read_in = 0;
 }

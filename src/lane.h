@@ -6,8 +6,7 @@
 #ifndef JOBSTATE_LANE_H
 #define JOBSTATE_LANE_H
 
-#include "access/genam.h"
-
+#include "jobscan.h"
 #include "queueinfo.h"
 
 /* What a claim knows of the queue as a whole */
@@ -22,11 +21,17 @@ typedef struct JobstateLaneScan
 /* Available jobs of one part of a lane, in order */
 typedef struct JobstateLaneCursor
 {
-	JobstateJobPart *part;		/* NULL: at its end */
-	IndexScanDesc scan;
-	TupleTableSlot *slot;
-	int64		position;		/* of the job in the slot */
+	JobstateJobScan scan;		/* not begun: at its end */
+	int64		position;		/* of the job that it is at */
 } JobstateLaneCursor;
+
+/* What was published of a lane */
+typedef struct JobstateLaneWindow
+{
+	int64		floor;
+	int64		ceiling;
+	int64		settled;
+} JobstateLaneWindow;
 
 /* A lane while it is being claimed from */
 typedef struct JobstateLane
@@ -34,10 +39,7 @@ typedef struct JobstateLane
 	int16		lane;
 	int16		priority;
 
-	/* the window, as published */
-	int64		floor;
-	int64		ceiling;
-	int64		settled;
+	JobstateLaneWindow window;
 
 	/* the scan */
 	int64		start;			/* first position looked at */
@@ -47,12 +49,14 @@ typedef struct JobstateLane
 	JobstateLaneCursor *head;	/* has the next job; NULL: not begun, or */
 	bool		exhausted;
 	bool		unsure;			/* jobs may have escaped the snapshot */
-	int64		first;			/* first position seen available, or 0 */
+	int64		first;			/* first position seen available, held or not; or 0 */
 	int64		passed;			/* rows that were not available */
 	int64		claimed;		/* greatest position claimed, or 0 */
 } JobstateLane;
 
 extern void jobstate_lane_init(void);
+extern void jobstate_lane_note(int64 last, uint64 horizon);
+extern void jobstate_lane_prove(int64 last, Snapshot snapshot);
 extern void jobstate_lane_open(JobstateLane *lane, JobstateLaneInfo *info,
 							   JobstateLaneScan *scan);
 extern bool jobstate_lane_next(JobstateLane *lane, JobstateLaneScan *scan);

@@ -30,6 +30,7 @@
 
 #include "attach.h"
 #include "compat.h"
+#include "constraint.h"
 #include "error.h"
 #include "rowwrite.h"
 #include "watch.h"
@@ -74,11 +75,10 @@ wants_executor(Relation rel)
  * Triggers of statements sit on the table that is named, and nobody fires them
  * here.  Where the table is written by name they would, so say so.
  */
-static void
-refuse_statement_triggers(Oid target)
+void
+jobstate_rows_refuse_triggers(Relation target)
 {
-	Relation	rel = table_open(target, AccessShareLock);
-	TriggerDesc *triggers = rel->trigdesc;
+	TriggerDesc *triggers = target->trigdesc;
 	int			i;
 
 	for (i = 0; triggers != NULL && i < triggers->numtriggers; i++)
@@ -88,27 +88,35 @@ refuse_statement_triggers(Oid target)
 		if (!TRIGGER_FOR_ROW(trigger->tgtype) &&
 			!TRIGGER_FOR_TRUNCATE(trigger->tgtype) &&
 			trigger->tgenabled != TRIGGER_DISABLED)
-			jobstate_error_statement_trigger(rel, trigger);
+			jobstate_error_statement_trigger(target, trigger);
 	}
-	table_close(rel, NoLock);
 }
 
-/* Opens the table, or a partition of it, for writing. */
+/* The executor's share, made when it is needed: most updates get by without. */
+static void
+need_executor(JobstateRowWriter *writer)
+{
+	if (writer->estate != NULL)
+		return;
+	writer->estate = CreateExecutorState();
+	writer->estate->es_output_cid = writer->cid;
+	writer->rri = makeNode(ResultRelInfo);
+	InitResultRelInfo(writer->rri, writer->rel, 0, NULL, 0);
+}
+
+/* For writing to a table, or a partition of one, that stays open and locked. */
 JobstateRowWriter *
-jobstate_row_writer_open(Oid relid, Oid target)
+jobstate_row_writer_open(Relation rel)
 {
 	JobstateRowWriter *writer = palloc0(sizeof(JobstateRowWriter));
 
-	refuse_statement_triggers(target);
-	writer->rel = table_open(relid, RowExclusiveLock);
-	if (!wants_executor(writer->rel))
-		writer->watched = jobstate_watched(relid);
-	writer->estate = CreateExecutorState();
-	writer->estate->es_output_cid = GetCurrentCommandId(true);
-	writer->rri = makeNode(ResultRelInfo);
-	InitResultRelInfo(writer->rri, writer->rel, 0, NULL, 0);
+	writer->rel = rel;
+	writer->cid = GetCurrentCommandId(true);
+	if (!wants_executor(rel))
+		writer->watched = jobstate_watched(RelationGetRelid(rel));
 	if (writer->watched == NULL)
 	{
+		need_executor(writer);
 		jobstate_epq_init(&writer->epq, writer->estate);
 		AfterTriggerBeginQuery();
 	}
@@ -118,6 +126,7 @@ jobstate_row_writer_open(Oid relid, Oid target)
 static void
 open_indexes(JobstateRowWriter *writer)
 {
+	need_executor(writer);
 	if (!writer->indexes_open)
 		ExecOpenIndices(writer->rri, false);
 	writer->indexes_open = true;
@@ -133,11 +142,31 @@ jobstate_row_writer_close(JobstateRowWriter *writer)
 	}
 	if (writer->indexes_open)
 		ExecCloseIndices(writer->rri);
-	ExecCloseResultRelations(writer->estate);
-	ExecResetTupleTable(writer->estate->es_tupleTable, false);
-	FreeExecutorState(writer->estate);
-	table_close(writer->rel, NoLock);
+	if (writer->estate != NULL)
+	{
+		ExecCloseResultRelations(writer->estate);
+		ExecResetTupleTable(writer->estate->es_tupleTable, false);
+		FreeExecutorState(writer->estate);
+	}
 	pfree(writer);
+}
+
+/* Raises what the executor would, where a constraint does not hold. */
+static void
+check_constraints(JobstateRowWriter *writer, TupleTableSlot *slot)
+{
+	if (jobstate_constraints_hold(writer->rel, slot))
+		return;
+	need_executor(writer);
+	ExecConstraints(writer->rri, slot, writer->estate);
+}
+
+/* Frees what was made for one row. */
+static void
+reset_row(JobstateRowWriter *writer)
+{
+	if (writer->estate != NULL)
+		ResetPerTupleExprContext(writer->estate);
 }
 
 /* The executor's way, on a row that is locked first. */
@@ -149,8 +178,7 @@ update_by_executor(JobstateRowWriter *writer, TupleTableSlot *oldslot,
 	TupleTableSlot *locked = table_slot_create(writer->rel, NULL);
 	ItemPointerData tid = oldslot->tts_tid;
 	TM_Result	result = table_tuple_lock(writer->rel, &tid, snapshot, locked,
-										  writer->estate->es_output_cid,
-										  LockTupleNoKeyExclusive,
+										  writer->cid, LockTupleNoKeyExclusive,
 										  wait ? LockWaitBlock : LockWaitSkip,
 										  0, &failure);
 
@@ -183,12 +211,10 @@ jobstate_row_update(JobstateRowWriter *writer, TupleTableSlot *oldslot,
 	if (writer->watched == NULL)
 		return update_by_executor(writer, oldslot, newslot, snapshot, wait);
 
-	if (writer->rel->rd_att->constr)
-		ExecConstraints(writer->rri, newslot, writer->estate);
+	check_constraints(writer, newslot);
 	result = table_tuple_update(writer->rel, &oldslot->tts_tid, newslot,
-								writer->estate->es_output_cid, snapshot,
-								InvalidSnapshot, wait, &failure, &lockmode,
-								&indexes);
+								writer->cid, snapshot, InvalidSnapshot, wait,
+								&failure, &lockmode, &indexes);
 	if (result != TM_Ok)
 		return result;
 	if (jobstate_wants_indexes(indexes))
@@ -198,7 +224,7 @@ jobstate_row_update(JobstateRowWriter *writer, TupleTableSlot *oldslot,
 										  indexes));
 	}
 	jobstate_watch_updated(writer->watched, writer->rel, oldslot, newslot);
-	ResetPerTupleExprContext(writer->estate);
+	reset_row(writer);
 	return result;
 }
 
@@ -214,6 +240,7 @@ jobstate_row_add_default(JobstateRowWriter *writer, AttrNumber attno)
 		expr = build_column_default(writer->rel, attno);
 	if (expr == NULL)
 		return;
+	need_executor(writer);
 	made = palloc(sizeof(JobstateDefault));
 	made->attno = attno;
 	made->expr = ExecPrepareExpr((Expr *) expr, writer->estate);
@@ -257,13 +284,13 @@ jobstate_rows_insert(JobstateRowWriter *writer, TupleTableSlot **slots, int n)
 		insert_by_executor(writer, slots, n);
 		return;
 	}
-	for (i = 0; writer->rel->rd_att->constr && i < n; i++)
-		ExecConstraints(writer->rri, slots[i], writer->estate);
-	table_multi_insert(writer->rel, slots, n, writer->estate->es_output_cid, 0, NULL);
+	for (i = 0; i < n; i++)
+		check_constraints(writer, slots[i]);
+	table_multi_insert(writer->rel, slots, n, writer->cid, 0, NULL);
 	for (i = 0; i < n; i++)
 	{
 		list_free(jobstate_insert_indexes(writer->rri, slots[i], writer->estate));
 		jobstate_watch_inserted(writer->watched, writer->rel, slots[i]);
-		ResetPerTupleExprContext(writer->estate);
+		reset_row(writer);
 	}
 }

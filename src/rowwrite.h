@@ -23,8 +23,9 @@ typedef struct JobstateRowWriter
 {
 	Relation	rel;
 	JobstateWatched *watched;	/* NULL: let its triggers do it */
-	EState	   *estate;
-	ResultRelInfo *rri;
+	CommandId	cid;
+	EState	   *estate;			/* NULL: not needed so far */
+	ResultRelInfo *rri;			/* likewise */
 	EPQState	epq;
 	bool		indexes_open;
 	bool		may_update;		/* replica identity was looked at */
@@ -32,7 +33,8 @@ typedef struct JobstateRowWriter
 } JobstateRowWriter;
 
 extern void jobstate_rows_check_rights(Oid target, AclMode rights);
-extern JobstateRowWriter *jobstate_row_writer_open(Oid relid, Oid target);
+extern void jobstate_rows_refuse_triggers(Relation target);
+extern JobstateRowWriter *jobstate_row_writer_open(Relation rel);
 extern TM_Result jobstate_row_update(JobstateRowWriter *writer,
 									 TupleTableSlot *oldslot,
 									 TupleTableSlot *newslot,
