@@ -288,7 +288,7 @@ BEGIN
          CROSS JOIN LATERAL (VALUES
                 ('jobstate_queue_ring_slots', r.slots, 'slots of the ring'),
                 ('jobstate_queue_ring_used', r.used, 'slots of the ring that hold jobs'),
-                ('jobstate_queue_room', r.free, 'empty slots between the current one and the next that holds jobs'))
+                ('jobstate_queue_ring_free', r.free, 'empty slots between the current one and the next that holds jobs'))
                AS m (name, value, help);
     END IF;
 END

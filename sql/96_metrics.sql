@@ -96,7 +96,7 @@ BEGIN
             ('jobstate_oldest_snapshot_transactions', coalesce(p.behind, 0), '',
              'transactions since the oldest one that keeps dead rows of this database from being removed'),
             ('jobstate_oldest_snapshot_seconds', coalesce(extract(epoch FROM p.since), 0), 'seconds',
-             'how long the longest of these has been running, as far as the reader is shown'),
+             'for how long the oldest transaction that keeps dead rows has been running, as far as the reader is shown'),
             ('jobstate_prepared_transactions', p.prepared, '', 'prepared transactions of this database'))
            AS m (name, value, unit, help);
 END
