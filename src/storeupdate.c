@@ -97,8 +97,9 @@ open_store(StoreTable *store)
 	if (!OidIsValid(relid))
 		jobstate_error_no_family("store", "store");
 	jobstate_rows_check_rights(relid, ACL_SELECT | ACL_UPDATE);
-	store->writer = jobstate_row_writer_open(relid, relid);
-	rel = store->writer->rel;
+	rel = table_open(relid, RowExclusiveLock);
+	jobstate_rows_refuse_triggers(rel);
+	store->writer = jobstate_row_writer_open(rel);
 	if (!OidIsValid(jobstate_primary_key(rel)))
 		jobstate_error_no_key(relid, true);
 	for (i = 0; i < STORE_COLUMNS; i++)
@@ -111,10 +112,13 @@ open_store(StoreTable *store)
 static void
 close_store(StoreTable *store)
 {
+	Relation	rel = store->writer->rel;
+
 	ExecDropSingleTupleTableSlot(store->old);
 	ExecDropSingleTupleTableSlot(store->new);
 	index_close(store->pkey, NoLock);
 	jobstate_row_writer_close(store->writer);
+	table_close(rel, NoLock);
 }
 
 /* The row with this key, in the slot "old", as the active snapshot sees it */
