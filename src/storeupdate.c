@@ -11,6 +11,7 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "access/genam.h"
 #include "access/table.h"
 #include "access/xact.h"
