@@ -104,6 +104,7 @@ BEGIN
             END IF;
             DELETE FROM jobstate.rollup r WHERE r.target = dropped.objid;
             IF EXISTS (SELECT FROM jobstate.derivation d WHERE dropped.objid IN (d.parent, d.child)) THEN
+                PERFORM jobstate.touch_parents(d.parent) FROM jobstate.derivation d WHERE d.child = dropped.objid;
                 DELETE FROM jobstate.derivation d WHERE dropped.objid IN (d.parent, d.child);
             END IF;
             PERFORM jobstate.uncount_dropped(dropped.objid);

@@ -70,6 +70,20 @@ CREATE FUNCTION jobstate.touch_parents(parent regclass)
     RETURNS void LANGUAGE c AS 'MODULE_PATHNAME', 'jobstate_touch_parents';
 COMMENT ON FUNCTION jobstate.touch_parents(regclass) IS 'has every row of a derived table derived anew at commit; for define_rules()';
 
+-- Below how many tables, each derived from the one before, a table is.  Writers come by
+-- the deepest first, so whoever locks several does too.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.derivation_depth(target regclass) RETURNS integer
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    WITH RECURSIVE above AS (
+        SELECT target AS relid, 0 AS depth
+        UNION SELECT d.parent, a.depth + 1 FROM jobstate.derivation d JOIN above a ON d.child = a.relid)
+    SELECT max(depth) FROM above
+$$;
+COMMENT ON FUNCTION jobstate.derivation_depth(regclass) IS 'how many tables are derived one after the other from this one';
+
 -- Makes a rule set, or makes it what it is told to be from here on: then every
 -- table that is derived by it is derived anew at commit.
 -- Writes rule_set, rule.  Locks rule_set against other definitions, and the
@@ -111,6 +125,16 @@ BEGIN
            LATERAL (SELECT regexp_match(l.rule, '^(.*)->\s*(\S.*?)\s*$') AS m) q,
            regexp_split_to_table(m[1], '\s+and\s+') WITH ORDINALITY c(condition, part),
            jobstate.parse_condition(c.condition) p;
+    SELECT rules[r.ord] INTO bad FROM jobstate.rule r
+     WHERE r.rule_set = define_rules.rule_set AND r.quantifier LIKE 'later%'
+       AND NOT EXISTS (SELECT FROM jobstate.rule a WHERE a.rule_set = r.rule_set AND a.ord = r.ord
+                          AND a.part < r.part AND a.quantifier LIKE 'any%')
+     ORDER BY r.ord LIMIT 1;
+    IF FOUND THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('invalid rule "%s"', bad),
+            DETAIL = 'It tells of later children, but not later than which.',
+            HINT = 'Put "any" or "any not" before "later", like "any failed and later completed".';
+    END IF;
 
     FOR used IN
         SELECT d.parent, d.child, p.machine AS parent_machine, c.machine AS child_machine
@@ -118,9 +142,9 @@ BEGIN
           JOIN jobstate.attachment p ON p.target = d.parent
           JOIN jobstate.attachment c ON c.target = d.child
          WHERE d.rule_set = define_rules.rule_set
-         ORDER BY d.parent, d.ord
+         ORDER BY jobstate.derivation_depth(d.child) DESC, d.child, d.parent
     LOOP
-        EXECUTE format('LOCK TABLE %s, %s IN SHARE ROW EXCLUSIVE MODE', used.parent, used.child);
+        EXECUTE format('LOCK TABLE %s, %s IN SHARE ROW EXCLUSIVE MODE', used.child, used.parent);
         PERFORM jobstate.check_rules(rule_set, used.parent_machine, used.child_machine),
                 jobstate.touch_parents(used.parent);
     END LOOP;
@@ -202,31 +226,98 @@ CREATE FUNCTION jobstate.primary_key_of(target regclass) RETURNS name[]
 $$;
 COMMENT ON FUNCTION jobstate.primary_key_of(regclass) IS 'the columns of a table''s primary key';
 
+-- What a domain is made of in the end; any other type is itself.
+CREATE FUNCTION jobstate.base_type_of(type regtype) RETURNS regtype
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    WITH RECURSIVE base AS (
+        SELECT type::oid AS oid
+        UNION ALL SELECT t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.oid WHERE t.typtype = 'd')
+    SELECT b.oid::regtype FROM base b JOIN pg_type t ON t.oid = b.oid WHERE t.typtype <> 'd'
+$$;
+COMMENT ON FUNCTION jobstate.base_type_of(regtype) IS 'the type that a domain is made of';
+
 -- One column that derive() was told of: it must be there, and of such a type.
+-- Where there is no type that it must be of, values must have an order.
 CREATE FUNCTION jobstate.check_derive_column(target regclass, argument text, wanted name, types regtype[])
     RETURNS void LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
+    a pg_attribute;
     type regtype;
 BEGIN
     IF wanted IS NULL THEN
         RETURN;
     END IF;
-    SELECT CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END INTO type
-      FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-     WHERE a.attrelid = target AND a.attname = wanted AND a.attnum > 0 AND NOT a.attisdropped;
+    SELECT * INTO a FROM pg_attribute
+     WHERE attrelid = target AND attname = wanted AND attnum > 0 AND NOT attisdropped;
     IF NOT FOUND THEN
         RAISE undefined_column USING MESSAGE = format('column "%s" of relation "%s" does not exist', wanted, target),
             DETAIL = format('It is the argument "%s".', argument);
     END IF;
+    type := jobstate.base_type_of(a.atttypid);
     IF NOT type = ANY (types) THEN
         RAISE datatype_mismatch USING MESSAGE = format('column "%s" of relation "%s" is of type %s', wanted, target, type),
             DETAIL = format('The argument "%s" wants a column of type %s.', argument, array_to_string(types, ' or '));
     END IF;
+    IF types IS NULL AND NOT EXISTS (
+        SELECT FROM pg_opclass o JOIN pg_am m ON m.oid = o.opcmethod JOIN pg_type t ON t.oid = type
+         WHERE m.amname = 'btree' AND o.opcdefault
+           AND o.opcintype IN (type, CASE WHEN type = 'varchar'::regtype THEN 'text'::regtype END,
+                               CASE t.typtype WHEN 'e' THEN 'anyenum'::regtype WHEN 'r' THEN 'anyrange'::regtype
+                                              WHEN 'c' THEN 'record'::regtype END,
+                               CASE WHEN t.typelem <> 0 AND t.typlen = -1 THEN 'anyarray'::regtype END)) THEN
+        RAISE undefined_function USING
+            MESSAGE = format('column "%s" of relation "%s" has no order', wanted, target),
+            DETAIL = format('Its type is %s, which has no default operator class for btree.', type);
+    END IF;
+    IF a.attgenerated = 'v' OR a.attgenerated <> '' AND argument IN ('completed_at', 'error', 'reason') THEN
+        RAISE invalid_column_definition USING
+            MESSAGE = format('column "%s" of relation "%s" is generated', wanted, target),
+            DETAIL = format('The argument "%s" wants a column that is stored as it is written.', argument);
+    END IF;
+    IF a.atttypmod >= 0 AND argument IN ('error', 'reason') THEN
+        RAISE datatype_mismatch USING
+            MESSAGE = format('column "%s" of relation "%s" has a limit', wanted, target),
+            DETAIL = 'A text that is longer than that would keep the children from being written.',
+            HINT = format('ALTER TABLE %s ALTER COLUMN %I TYPE text;', target, wanted);
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION jobstate.check_derive_column(regclass, text, name, regtype[]) IS 'refuses a column that derive() cannot use';
+
+-- What derive() writes are columns of their own, and none that identifies the
+-- row: an UPDATE of a column of a unique index excludes the children's foreign
+-- keys, which would make transactions with a child each wait for each other.
+CREATE FUNCTION jobstate.check_derive_written(parent regclass, written name[])
+    RETURNS void LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    bad record;
+BEGIN
+    SELECT w INTO bad FROM unnest(written) w WHERE w IS NOT NULL GROUP BY w HAVING count(*) > 1;
+    IF FOUND THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('column "%s" of relation "%s" is named twice', bad.w, parent),
+            HINT = 'The state, completed_at, error and reason are columns of their own.';
+    END IF;
+    SELECT a.attname, x.indexrelid::regclass AS index INTO bad
+      FROM pg_index x JOIN pg_attribute a ON a.attrelid = parent AND a.attnum = ANY (x.indkey::smallint[])
+     WHERE x.indrelid = parent AND x.indisunique AND x.indimmediate AND x.indpred IS NULL AND x.indexprs IS NULL
+       AND a.attname = ANY (written)
+     LIMIT 1;
+    IF FOUND THEN
+        RAISE feature_not_supported USING
+            MESSAGE = format('column "%s" of relation "%s" is in a unique index', bad.attname, parent),
+            DETAIL = format('Index "%s". Foreign keys may refer to its columns, so who writes them waits for those who refer to the row.', bad.index),
+            HINT = 'Make it a partial unique index, with the state in its WHERE.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION jobstate.check_derive_written(regclass, name[]) IS 'refuses columns that derive() could not write';
 
 -- The child's key must be of the parent's primary key, and have an index.
 CREATE FUNCTION jobstate.check_derive_key(parent regclass, child regclass, key name[])
@@ -247,9 +338,8 @@ BEGIN
     END IF;
     FOR i IN 1 .. cardinality(key) LOOP
         PERFORM jobstate.check_derive_column(child, 'key', key[i],
-            ARRAY[(SELECT CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END::regtype
-                     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-                    WHERE a.attrelid = parent AND a.attname = own[i])]);
+            ARRAY(SELECT jobstate.base_type_of(a.atttypid) FROM pg_attribute a
+                   WHERE a.attrelid = parent AND a.attname = own[i]));
     END LOOP;
     IF NOT EXISTS (SELECT FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid JOIN pg_am m ON m.oid = c.relam
                     WHERE x.indrelid = child AND m.amname = 'btree' AND x.indisvalid AND x.indpred IS NULL
@@ -283,15 +373,6 @@ BEGIN
     IF missing IS NOT NULL THEN
         RAISE null_value_not_allowed USING MESSAGE = format('argument "%s" must not be null', missing);
     END IF;
-    IF parent = child OR EXISTS (
-        WITH RECURSIVE above AS (
-            SELECT d.parent AS relid FROM jobstate.derivation d WHERE d.child = derive.parent
-            UNION SELECT d.parent FROM jobstate.derivation d JOIN above a ON d.child = a.relid)
-        SELECT FROM above WHERE relid = derive.child) THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = format('the state of relation "%s" would follow from itself', parent),
-            HINT = 'Parents and children are different tables, and no table is both above and below another.';
-    END IF;
     IF NOT EXISTS (SELECT FROM jobstate.rule_set s WHERE s.name = rules) THEN
         RAISE undefined_object USING MESSAGE = format('rule set "%s" does not exist', rules),
             HINT = 'Make it with jobstate.define_rules(), or see the view jobstate.rules.';
@@ -304,10 +385,11 @@ BEGIN
             jobstate.check_derive_column(parent, 'error', error, '{text,varchar}'),
             jobstate.check_derive_column(parent, 'reason', reason, '{text,varchar}'),
             jobstate.check_derive_column(child, 'child_error', child_error, '{text,varchar}'),
-            jobstate.check_derive_column(child, 'child_variant', child_variant, '{text,varchar,name}');
+            jobstate.check_derive_column(child, 'child_variant', child_variant, '{text,varchar,name}'),
+            jobstate.check_derive_written(parent, ARRAY[completed_at, error, reason,
+                (SELECT a.state_column FROM jobstate.attachment a WHERE a.target = parent)]);
     FOREACH ordering IN ARRAY coalesce(child_order, '{}') LOOP
-        PERFORM jobstate.check_derive_column(child, 'child_order', ordering, ARRAY(
-            SELECT a.atttypid::regtype FROM pg_attribute a WHERE a.attrelid = child AND a.attname = ordering));
+        PERFORM jobstate.check_derive_column(child, 'child_order', ordering, NULL);
     END LOOP;
     IF (error IS NULL) <> (child_error IS NULL) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'arguments "error" and "child_error" go together';

@@ -62,14 +62,20 @@ uncount(Oid relid)
 	(void) jobstate_attachment_set_epoch(root);
 }
 
-/* Rows of a watched table came or went together with a partition. */
+/*
+ * Rows of a watched table came or went together with a partition: states that
+ * follow from them are derived anew, and their own if they follow from others.
+ */
 static void
 touch_parents(Oid relid)
 {
 	Oid			root = jobstate_attached_root(relid);
 
-	if (OidIsValid(root))
-		jobstate_touch_parents_of(root);
+	if (!OidIsValid(root))
+		return;
+	jobstate_touch_parents_of(root);
+	if (jobstate_derivations_of_parent(root) != NIL)
+		jobstate_touch_all(root);
 }
 
 /*

@@ -19,6 +19,7 @@
 
 #include "catalog.h"
 #include "derivation.h"
+#include "error.h"
 
 /* jobstate.derivation, as the install script makes it */
 enum
@@ -210,6 +211,8 @@ jobstate_link(Oid relid, JobstateDerivation *derivation)
 	int			n = 0;
 
 	link->derivation = derivation;
+	if (list_length(derivation->key) > JOBSTATE_MAX_GROUP)
+		jobstate_error_too_many_keys(list_length(derivation->key), JOBSTATE_MAX_GROUP);
 	foreach(cell, derivation->key)
 		link->key[n++] = attno(relid, lfirst(cell));
 	link->error = attno(relid, derivation->child_error);

@@ -10,23 +10,53 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "storage/lmgr.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 
 #include "attach.h"
 #include "catalog.h"
 #include "error.h"
+#include "touched.h"
 
 PG_FUNCTION_INFO_V1(jobstate_derivation_add);
 PG_FUNCTION_INFO_V1(jobstate_derivation_drop);
 
-/* Keeps writers out of both tables, so that what is derived first is whole. */
+/*
+ * Keeps writers out of both tables, so that what is derived first is whole: the
+ * child's before the parent's, as writers come by.  One definition at a time,
+ * so that two that are right each do not go round in a circle.
+ */
 static void
 lock_owned(Oid parent, Oid child)
 {
 	jobstate_require_owner(parent);
 	jobstate_require_owner(child);
-	LockRelationOid(parent, ShareRowExclusiveLock);
 	LockRelationOid(child, ShareRowExclusiveLock);
+	LockRelationOid(parent, ShareRowExclusiveLock);
+	LockRelationOid(jobstate_catalog()->derivation, ShareRowExclusiveLock);
+}
+
+/* Does the state of one table follow from the other's, however far above? */
+static bool
+is_above(Oid above, Oid below)
+{
+	ListCell   *cell;
+
+	if (above == below)
+		return true;
+	foreach(cell, jobstate_derivations_of_child(below))
+		if (is_above(above, ((JobstateDerivation *) lfirst(cell))->parent))
+			return true;
+	return false;
+}
+
+static void
+require_few_keys(ArrayType *key)
+{
+	int			n = ArrayGetNItems(ARR_NDIM(key), ARR_DIMS(key));
+
+	if (n > JOBSTATE_MAX_GROUP)
+		jobstate_error_too_many_keys(n, JOBSTATE_MAX_GROUP);
 }
 
 static bool
@@ -70,6 +100,10 @@ jobstate_derivation_add(PG_FUNCTION_ARGS)
 	(void) jobstate_attachment(child);
 	if (exists(parent, child))
 		jobstate_error_derived_already(parent, child);
+	if (is_above(child, parent))
+		jobstate_error_derive_cycle(parent);
+	if (!PG_ARGISNULL(2))
+		require_few_keys(PG_GETARG_ARRAYTYPE_P(2));
 	for (i = 0; i < lengthof(types); i++)
 	{
 		nulls[i] = PG_ARGISNULL(i) ? 'n' : ' ';
@@ -97,5 +131,7 @@ jobstate_derivation_drop(PG_FUNCTION_ARGS)
 	execute("DELETE FROM jobstate.derivation WHERE parent OPERATOR(pg_catalog.=) $1"
 			" AND child OPERATOR(pg_catalog.=) $2",
 			2, types, values, NULL, SPI_OK_DELETE);
+	if (jobstate_derivations_of_parent(PG_GETARG_OID(0)) != NIL)
+		jobstate_touch_all(PG_GETARG_OID(0));
 	PG_RETURN_VOID();
 }

@@ -301,6 +301,25 @@ jobstate_error_late_trigger(Relation rel, Trigger *trigger)
 }
 
 void
+jobstate_error_derive_cycle(Oid parent)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("the state of relation \"%s\" would follow from itself",
+					get_rel_name(parent)),
+			 errhint("Parents and children are different tables, and no table is both above and below another.")));
+}
+
+void
+jobstate_error_too_many_keys(int n, int max)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("cannot derive by a key of %d columns", n),
+			 errhint("At most %d are possible.", max)));
+}
+
+void
 jobstate_error_not_derived(Oid parent)
 {
 	ereport(ERROR,

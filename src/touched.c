@@ -6,11 +6,18 @@
  * They are only remembered here; before commit derive.c looks at each.  A
  * savepoint that is rolled back takes none of them away: who looks at a parent
  * for nothing finds that nothing is to be done.
+ * Problem: derive_now() may have written a parent within a savepoint, or have
+ * failed there.  Rolling it back takes the write away, but not the change of a
+ * child from before the savepoint.
+ * Solution: what is looked at within a savepoint is kept until the transaction
+ * ends, and remembered again whenever one is rolled back.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
 #include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
@@ -52,6 +59,11 @@ static MemoryContext context = NULL;
 static touchedhash_hash *touched = NULL;
 static JobstateTouched *last = NULL;	/* the next row is often of the same parent */
 static List *whole = NIL;		/* tables of which every row is touched */
+
+/* What was taken out of these within a savepoint, and what is to come back */
+static List *taken_rows = NIL;	/* of JobstateTouched */
+static List *taken_whole = NIL;
+static List *returned = NIL;	/* of JobstateTouched */
 
 static JobstateTouched *
 make_touched(JobstateTouched *probe)
@@ -242,7 +254,8 @@ jobstate_touch_parents_of(Oid child)
 bool
 jobstate_touched_any(void)
 {
-	return whole != NIL || (touched != NULL && touched->members > 0);
+	return whole != NIL || returned != NIL ||
+		(touched != NULL && touched->members > 0);
 }
 
 /* Touches each row that there is of a derived table. */
@@ -285,9 +298,30 @@ depth(Oid relid)
 	int			deepest = 0;
 	ListCell   *cell;
 
+	check_stack_depth();
 	foreach(cell, attachment == NULL ? NIL : attachment->links)
 		deepest = Max(deepest, 1 + depth(((JobstateDerivation *) lfirst(cell))->parent));
 	return deepest;
+}
+
+typedef struct Deepest
+{
+	Oid			relid;			/* or InvalidOid, so far */
+	int			depth;
+} Deepest;
+
+/* Of two that are equally deep the order is by OID, for everybody the same. */
+static void
+consider(Deepest *found, Oid relid)
+{
+	int			its_depth = depth(relid);
+
+	if (!OidIsValid(found->relid) || its_depth > found->depth ||
+		(its_depth == found->depth && relid < found->relid))
+	{
+		found->relid = relid;
+		found->depth = its_depth;
+	}
 }
 
 /* The touched table from which most others are derived */
@@ -296,32 +330,22 @@ deepest_table(void)
 {
 	touchedhash_iterator it;
 	TouchedEntry *entry;
-	Oid			found = InvalidOid;
-	int			found_depth = -1;
+	Deepest		found = {InvalidOid, 0};
 	Oid			seen = InvalidOid;
 	ListCell   *cell;
 
 	foreach(cell, whole)
-		if (depth(lfirst_oid(cell)) > found_depth)
-		{
-			found = lfirst_oid(cell);
-			found_depth = depth(found);
-		}
+		consider(&found, lfirst_oid(cell));
 	if (touched == NULL)
-		return found;
+		return found.relid;
 	touchedhash_start_iterate(touched, &it);
 	while ((entry = touchedhash_iterate(touched, &it)) != NULL)
 	{
-		Oid			relid = entry->touched->parent->target;
-
-		if (relid != seen && depth(relid) > found_depth)
-		{
-			found = relid;
-			found_depth = depth(relid);
-		}
-		seen = relid;
+		if (entry->touched->parent->target != seen)
+			consider(&found, entry->touched->parent->target);
+		seen = entry->touched->parent->target;
 	}
-	return found;
+	return found.relid;
 }
 
 /* In the order of the primary key, as its type's index has it */
@@ -368,6 +392,8 @@ same_types(JobstateKeySpec *a, JobstateKeySpec *b)
 static bool
 move_rows(Oid relid, JobstateAttachment *parent, JobstateTouched *taken, int *n)
 {
+	MemoryContext before = MemoryContextSwitchTo(context);
+	bool		in_savepoint = GetCurrentTransactionNestLevel() > 1;
 	bool		sound = true;
 	touchedhash_iterator it;
 	TouchedEntry *entry;
@@ -385,30 +411,70 @@ move_rows(Oid relid, JobstateAttachment *parent, JobstateTouched *taken, int *n)
 		}
 		else
 			sound = false;
+		if (in_savepoint)
+			taken_rows = lappend(taken_rows, entry->touched);
 		touchedhash_delete_item(touched, entry);
 	}
+	MemoryContextSwitchTo(before);
 	return sound || parent == NULL;
+}
+
+/* The table as a whole is looked at, so it is one no longer to be looked at. */
+static void
+take_whole(Oid relid, JobstateAttachment *parent)
+{
+	MemoryContext before = MemoryContextSwitchTo(context);
+
+	if (GetCurrentTransactionNestLevel() > 1)
+		taken_whole = list_append_unique_oid(taken_whole, relid);
+	MemoryContextSwitchTo(before);
+	if (parent != NULL)
+		touch_rows(parent);
+	whole = list_delete_oid(whole, relid);
+}
+
+/* Rows that a rolled back savepoint gives back are touched like others. */
+static void
+touch_returned(void)
+{
+	List	   *rows = returned;
+	ListCell   *cell;
+
+	returned = NIL;
+	foreach(cell, rows)
+	{
+		JobstateTouched *row = lfirst(cell);
+
+		touch(row->parent, &row->key, row->is_new);
+	}
 }
 
 /*
  * Takes all rows of one table out of the set, in the order of their keys.  It
  * is a table that none of the others' states are derived from, so whatever
  * becomes of these rows is known when its own parents come up.
+ *
+ * The table is locked before anything is looked up, so that what is known of it
+ * stays true until commit.
  */
 JobstateTouched *
 jobstate_touched_take(int *n)
 {
-	Oid			relid = deepest_table();
-	JobstateAttachment *parent = derived_table(relid);
+	Oid			relid;
+	JobstateAttachment *parent;
 	JobstateTouched *taken;
 
 	*n = 0;
-	if (parent != NULL && list_member_oid(whole, relid))
-		touch_rows(parent);
-	whole = list_delete_oid(whole, relid);
+	touch_returned();
+	relid = deepest_table();
+	LockRelationOid(relid, RowExclusiveLock);
+	parent = derived_table(relid);
+	if (list_member_oid(whole, relid))
+		take_whole(relid, parent);
 	if (touched == NULL)
 		return NULL;
-	taken = palloc(sizeof(JobstateTouched) * (touched->members + 1));
+	taken = palloc_extended(sizeof(JobstateTouched) * (touched->members + 1),
+							MCXT_ALLOC_HUGE);
 	if (!move_rows(relid, parent, taken, n))
 		jobstate_touch_all(relid);
 	if (*n > 1)
@@ -426,15 +492,35 @@ AtEnd_touched(XactEvent event, void *arg)
 		case XACT_EVENT_PREPARE:
 		case XACT_EVENT_PARALLEL_COMMIT:
 		case XACT_EVENT_PARALLEL_ABORT:
-			if (touched != NULL || whole != NIL)
+			if (touched != NULL || whole != NIL || taken_whole != NIL)
 				MemoryContextReset(context);
 			touched = NULL;
 			last = NULL;
 			whole = NIL;
+			taken_rows = NIL;
+			taken_whole = NIL;
+			returned = NIL;
 			break;
 		default:
 			break;
 	}
+}
+
+/* What was looked at since the savepoint may be wrong again. */
+static void
+AtAbortSub_touched(SubXactEvent event, SubTransactionId mySubid,
+				   SubTransactionId parentSubid, void *arg)
+{
+	MemoryContext before;
+
+	if (event != SUBXACT_EVENT_ABORT_SUB)
+		return;
+	before = MemoryContextSwitchTo(context);
+	returned = list_concat(returned, taken_rows);
+	whole = list_concat_unique_oid(whole, taken_whole);
+	taken_rows = NIL;
+	taken_whole = NIL;
+	MemoryContextSwitchTo(before);
 }
 
 void
@@ -443,4 +529,5 @@ jobstate_touched_init(void)
 	context = AllocSetContextCreate(TopMemoryContext, "jobstate touched parents",
 									ALLOCSET_DEFAULT_SIZES);
 	RegisterXactCallback(AtEnd_touched, NULL);
+	RegisterSubXactCallback(AtAbortSub_touched, NULL);
 }

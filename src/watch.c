@@ -152,6 +152,8 @@ watch_delete(JobstateWatched *watched, TriggerData *event)
 {
 	JobstateFact old;
 
+	if (is_touching(watched))
+		jobstate_touch_row(watched, event->tg_trigslot, false);
 	jobstate_fact_read(watched, event->tg_trigslot, &old);
 	if (old.state < 0)
 		return;
@@ -159,8 +161,6 @@ watch_delete(JobstateWatched *watched, TriggerData *event)
 		HeapTupleHeaderIndicatesMovedPartitions(event->tg_trigtuple->t_data))
 		remember_half(watched, event->tg_trigtuple, old.state);
 	jobstate_tally_add(watched->attachment, &old, -1);
-	if (is_touching(watched))
-		jobstate_touch_row(watched, event->tg_trigslot, false);
 }
 
 Datum
