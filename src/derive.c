@@ -29,9 +29,7 @@
 #include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
-#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -39,7 +37,6 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/ruleutils.h"
 #include "utils/snapmgr.h"
 
 #include "attach.h"
@@ -48,8 +45,8 @@
 #include "compat.h"
 #include "derive.h"
 #include "error.h"
-#include "guard.h"
 #include "newparent.h"
+#include "parentwrite.h"
 #include "recount.h"
 #include "rowscan.h"
 #include "touched.h"
@@ -57,34 +54,6 @@
 PG_FUNCTION_INFO_V1(jobstate_derive_now);
 PG_FUNCTION_INFO_V1(jobstate_rederive);
 PG_FUNCTION_INFO_V1(jobstate_touch_parents);
-
-/* A derivation, ready to be worked with; lives with the parent's attachment */
-typedef struct JobstateSource
-{
-	JobstateDerivation *derivation;
-	JobstateRuleSet *rules;
-	bool		ordered;		/* is the children's order of any consequence? */
-	SPIPlanPtr	plan;			/* that writes the parent */
-	MemoryContextCallback forget;
-} JobstateSource;
-
-/* A parent's row that we have locked */
-typedef struct LockedRow
-{
-	Relation	rel;			/* the table or the partition where it is */
-	JobstateWatched *watched;
-	TupleTableSlot *slot;
-} LockedRow;
-
-/* What the children say */
-typedef struct Verdict
-{
-	JobstateSource *source;
-	JobstateRule *rule;
-	int			state;
-	char	   *error;			/* NULL: it stays what it is */
-	char	   *reason;
-} Verdict;
 
 static void
 forget_plan(void *arg)
@@ -125,7 +94,7 @@ sources_of(JobstateAttachment *parent)
 }
 
 static void
-unlock_row(LockedRow *row)
+unlock_row(JobstateLockedRow *row)
 {
 	ExecDropSingleTupleTableSlot(row->slot);
 	table_close(row->rel, NoLock);
@@ -146,7 +115,7 @@ is_ours(TupleTableSlot *slot)
  * it is to be looked for again.
  */
 static bool
-lock_version(LockedRow *row, JobstateRowScan *scan)
+lock_version(JobstateLockedRow *row, JobstateRowScan *scan)
 {
 	TM_FailureData failure;
 	ItemPointerData tid = scan->slot->tts_tid;
@@ -176,7 +145,7 @@ lock_version(LockedRow *row, JobstateRowScan *scan)
 
 /* Looks for the row in one table; *again if it slipped away meanwhile. */
 static bool
-lock_in_table(Oid relid, JobstateTouched *touched, LockedRow *row, bool *again)
+lock_in_table(Oid relid, JobstateTouched *touched, JobstateLockedRow *row, bool *again)
 {
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	JobstateRowScan *scan;
@@ -206,7 +175,7 @@ lock_in_table(Oid relid, JobstateTouched *touched, LockedRow *row, bool *again)
 
 /* Locks the parent; false where there is none (any more). */
 static bool
-lock_parent(JobstateTouched *touched, LockedRow *row)
+lock_parent(JobstateTouched *touched, JobstateLockedRow *row)
 {
 	Oid			root = touched->parent->target;
 	List	   *tables = list_make1_oid(root);
@@ -228,7 +197,7 @@ lock_parent(JobstateTouched *touched, LockedRow *row)
 
 /* Asks the derivations in order; the first whose table has children decides. */
 static void
-decide(JobstateTouched *touched, Verdict *verdict)
+decide(JobstateTouched *touched, JobstateVerdict *verdict)
 {
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	JobstateChildren *children = NULL;
@@ -263,7 +232,7 @@ decide(JobstateTouched *touched, Verdict *verdict)
 }
 
 static Datum
-column_of(LockedRow *row, const char *name, bool *isnull)
+column_of(JobstateLockedRow *row, const char *name, bool *isnull)
 {
 	AttrNumber	attno = get_attnum(RelationGetRelid(row->rel), name);
 
@@ -273,7 +242,7 @@ column_of(LockedRow *row, const char *name, bool *isnull)
 }
 
 static bool
-text_differs(LockedRow *row, const char *name, const char *wanted)
+text_differs(JobstateLockedRow *row, const char *name, const char *wanted)
 {
 	bool		isnull;
 	Datum		value;
@@ -286,7 +255,7 @@ text_differs(LockedRow *row, const char *name, const char *wanted)
 
 /* Is the row other than the children say? */
 static bool
-differs(LockedRow *row, Verdict *verdict)
+differs(JobstateLockedRow *row, JobstateVerdict *verdict)
 {
 	JobstateAttachment *parent = row->watched->attachment;
 	JobstateDerivation *derivation = verdict->source->derivation;
@@ -305,150 +274,6 @@ differs(LockedRow *row, Verdict *verdict)
 		text_differs(row, derivation->reason, verdict->reason);
 }
 
-/* A trigger that waits for the commit, which is now, would never fire. */
-static void
-refuse_late_triggers(Relation rel)
-{
-	TriggerDesc *triggers = rel->trigdesc;
-	int			i;
-
-	for (i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-	{
-		Trigger    *trigger = &triggers->triggers[i];
-
-		if (trigger->tgdeferrable && !trigger->tgisinternal &&
-			trigger->tgenabled != TRIGGER_DISABLED &&
-			TRIGGER_FOR_UPDATE(trigger->tgtype))
-			jobstate_error_late_trigger(rel, trigger);
-	}
-}
-
-static void
-append_set(StringInfo sql, const char *column, const char *format, int param)
-{
-	const char *name = quote_identifier(column);
-
-	appendStringInfo(sql, ", %s = ", name);
-	appendStringInfo(sql, format, param, name);
-}
-
-/*
- * UPDATE ... SET state = $1, completed_at, error and reason where there are such
- * columns, by $2 to $4, WHERE the key is $5 and so on
- */
-static char *
-update_query(JobstateAttachment *parent, JobstateDerivation *derivation)
-{
-	StringInfoData sql;
-	int			i;
-
-	initStringInfo(&sql);
-	appendStringInfo(&sql, "UPDATE %s SET %s = $1", jobstate_table_rows(parent->target),
-					 quote_identifier(NameStr(parent->state_column)));
-	if (derivation->completed_at != NULL)
-		append_set(&sql, derivation->completed_at,
-				   "CASE WHEN $%d THEN COALESCE(%s, pg_catalog.clock_timestamp()) END", 2);
-	if (derivation->error != NULL)
-		append_set(&sql, derivation->error, "COALESCE($%d, %s)", 3);
-	if (derivation->reason != NULL)
-		append_set(&sql, derivation->reason, "$%d", 4);
-	for (i = 0; i < parent->row_key->ncolumns; i++)
-	{
-		JobstateKeyColumn *column = &parent->row_key->column[i];
-
-		appendStringInfoString(&sql, i == 0 ? " WHERE " : " AND ");
-		generate_operator_clause(&sql, quote_identifier(NameStr(column->name)), column->type,
-								 column->typcache->eq_opr, psprintf("$%d", 5 + i),
-								 column->base_type);
-	}
-	return sql.data;
-}
-
-static SPIPlanPtr
-update_plan(JobstateAttachment *parent, JobstateSource *source)
-{
-	Oid			types[4 + JOBSTATE_MAX_GROUP] = {getBaseType(parent->state_type), BOOLOID, TEXTOID, TEXTOID};
-	int			i;
-
-	if (source->plan != NULL)
-		return source->plan;
-	for (i = 0; i < parent->row_key->ncolumns; i++)
-		types[4 + i] = parent->row_key->column[i].base_type;
-	return jobstate_spi_plan(&source->plan, update_query(parent, source->derivation),
-							 4 + parent->row_key->ncolumns, types);
-}
-
-static Datum
-state_datum(JobstateAttachment *parent, int state)
-{
-	JobstateState *wanted = &parent->machine->state[state];
-
-	switch (parent->state_kind)
-	{
-		case JOBSTATE_STATE_INT2:
-			return Int16GetDatum(wanted->id);
-		case JOBSTATE_STATE_INT4:
-			return Int32GetDatum(wanted->id);
-		case JOBSTATE_STATE_ENUM:
-			if (!OidIsValid(parent->state_enum[state]))
-				jobstate_error_no_state(parent, wanted->name);
-			return ObjectIdGetDatum(parent->state_enum[state]);
-		case JOBSTATE_STATE_TEXT:
-			break;
-	}
-	return CStringGetTextDatum(wanted->name);
-}
-
-static void
-execute_update(JobstateTouched *touched, Verdict *verdict)
-{
-	JobstateAttachment *parent = touched->parent;
-	Datum		value[4 + JOBSTATE_MAX_GROUP] = {0};
-	char		null[4 + JOBSTATE_MAX_GROUP];
-	int			i;
-
-	memset(null, ' ', sizeof(null));
-	value[0] = state_datum(parent, verdict->state);
-	value[1] = BoolGetDatum(parent->machine->state[verdict->state].is_terminal);
-	if (verdict->error != NULL)
-		value[2] = CStringGetTextDatum(verdict->error);
-	else
-		null[2] = 'n';
-	value[3] = CStringGetTextDatum(verdict->reason);
-	for (i = 0; i < parent->row_key->ncolumns; i++)
-		value[4 + i] = touched->key.value[i];
-	jobstate_spi_connect();
-	if (SPI_execute_snapshot(update_plan(parent, verdict->source), value, null,
-							 GetLatestSnapshot(), InvalidSnapshot, false, true, 0) != SPI_OK_UPDATE)
-		elog(ERROR, "unexpected result of an UPDATE");
-	if (SPI_processed != 1)
-		jobstate_error_derived_lost(parent);
-	jobstate_spi_finish();
-}
-
-/* Writes the parent, as its owner, like the server does for foreign keys. */
-static void
-write_parent(JobstateTouched *touched, Verdict *verdict)
-{
-	JobstateAttachment *parent = touched->parent;
-	JobstateExpected before = jobstate_guard_expect(parent->target, verdict->state);
-	JobstateRole role;
-
-	GetUserIdAndSecContext(&role.userid, &role.sec_context);
-	SetUserIdAndSecContext(jobstate_owner_of(parent->target),
-						   role.sec_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
-	PG_TRY();
-	{
-		execute_update(touched, verdict);
-	}
-	PG_FINALLY();
-	{
-		(void) jobstate_guard_expect(before.target, before.state);
-	}
-	PG_END_TRY();
-	jobstate_return(role);
-}
-
 static void
 say_what(void *arg)
 {
@@ -461,8 +286,8 @@ static bool
 derive_one(JobstateTouched *touched)
 {
 	ErrorContextCallback context = {error_context_stack, say_what, touched};
-	LockedRow	row;
-	Verdict		verdict = {0};
+	JobstateLockedRow	row;
+	JobstateVerdict		verdict = {0};
 	bool		changed = false;
 
 	CHECK_FOR_INTERRUPTS();
@@ -473,10 +298,8 @@ derive_one(JobstateTouched *touched)
 		decide(touched, &verdict);
 		changed = verdict.rule != NULL && differs(&row, &verdict);
 		if (changed)
-			refuse_late_triggers(row.rel);
+			jobstate_parent_write(touched, &row, &verdict);
 		unlock_row(&row);
-		if (changed)
-			write_parent(touched, &verdict);
 	}
 	error_context_stack = context.previous;
 	return changed;

@@ -71,14 +71,11 @@ wants_executor(Relation rel)
 	return !ours;
 }
 
-/*
- * Triggers of statements sit on the table that is named, and nobody fires them
- * here.  Where the table is written by name they would, so say so.
- */
-void
-jobstate_rows_refuse_triggers(Relation target)
+/* A trigger of statements that would fire if the table were written by name */
+static Trigger *
+statement_trigger(Relation rel)
 {
-	TriggerDesc *triggers = target->trigdesc;
+	TriggerDesc *triggers = rel->trigdesc;
 	int			i;
 
 	for (i = 0; triggers != NULL && i < triggers->numtriggers; i++)
@@ -88,8 +85,29 @@ jobstate_rows_refuse_triggers(Relation target)
 		if (!TRIGGER_FOR_ROW(trigger->tgtype) &&
 			!TRIGGER_FOR_TRUNCATE(trigger->tgtype) &&
 			trigger->tgenabled != TRIGGER_DISABLED)
-			jobstate_error_statement_trigger(target, trigger);
+			return trigger;
 	}
+	return NULL;
+}
+
+/*
+ * Triggers of statements sit on the table that is named, and nobody fires them
+ * here.  Where the table is written by name they would, so say so.
+ */
+void
+jobstate_rows_refuse_triggers(Relation target)
+{
+	Trigger    *trigger = statement_trigger(target);
+
+	if (trigger != NULL)
+		jobstate_error_statement_trigger(target, trigger);
+}
+
+/* Is ours the only trigger that a row of this table would fire? */
+bool
+jobstate_row_writer_is_direct(Relation rel)
+{
+	return !wants_executor(rel) && statement_trigger(rel) == NULL;
 }
 
 /* The executor's share, made when it is needed: most updates get by without. */

@@ -34,6 +34,7 @@ typedef struct JobstateRowWriter
 
 extern void jobstate_rows_check_rights(Oid target, AclMode rights);
 extern void jobstate_rows_refuse_triggers(Relation target);
+extern bool jobstate_row_writer_is_direct(Relation rel);
 extern JobstateRowWriter *jobstate_row_writer_open(Relation rel);
 extern TM_Result jobstate_row_update(JobstateRowWriter *writer,
 									 TupleTableSlot *oldslot,
