@@ -76,6 +76,12 @@ typedef CompactAttribute JobstateAttribute;
 	index_beginscan(heap, index, snapshot, NULL, nkeys, 0)
 #endif
 
+#if PG_VERSION_NUM < 180000
+#define jobstate_has_virtual_columns(constr)	false
+#else
+#define jobstate_has_virtual_columns(constr)	((constr)->has_generated_virtual)
+#endif
+
 /* What table_tuple_update() says about indexes */
 #if PG_VERSION_NUM < 160000
 typedef bool JobstateIndexUpdate;

@@ -20,6 +20,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
+#include "compat.h"
 #include "constraint.h"
 
 /* So many expressions are kept; then the oldest one goes. */
@@ -129,6 +130,8 @@ jobstate_constraints_hold(Relation rel, TupleTableSlot *slot)
 
 	if (constr == NULL)
 		return true;
+	if (jobstate_has_virtual_columns(constr))
+		return false;
 	if (constr->has_not_null && has_forbidden_null(rel->rd_att, slot))
 		return false;
 	for (i = 0; hold && i < constr->num_check; i++)

@@ -19,6 +19,9 @@
  * partitions where it will most likely look are opened before the snapshot is
  * taken, and nobody empties them then.
  *
+ * An enqueue notes the number that it drew in the same way: the more is noted,
+ * the sooner something is proven.
+ *
  * Each backend keeps its floors, and publishes one now and then for backends
  * that are new: jobstate.queue_window is only appended to, so nobody waits for
  * it, and the row with the greatest ceiling counts.  The ceiling is for those

@@ -21,6 +21,19 @@ SELECT * FROM jobstate.enqueue('test altered', 'bad');                          
 \set VERBOSITY default
 ALTER TABLE jobstate.job DROP CONSTRAINT kind_check;
 
+-- a constraint whose function changes its mind
+CREATE FUNCTION good(kind text) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$ SELECT kind <> 'bad' $$;
+ALTER TABLE jobstate.job ADD CONSTRAINT kind_check CHECK (good(kind));
+SELECT duplicate FROM jobstate.enqueue('test altered', 'worse');
+CREATE OR REPLACE FUNCTION good(kind text) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$ SELECT kind <> 'worse' $$;
+\set VERBOSITY sqlstate
+SELECT * FROM jobstate.enqueue('test altered', 'worse');                          -- fails
+SELECT * FROM jobstate.claim('test altered', 'w');                                -- fails
+\set VERBOSITY default
+ALTER TABLE jobstate.job DROP CONSTRAINT kind_check;
+DROP FUNCTION good(text);
+DELETE FROM jobstate.job WHERE kind = 'worse';
+
 -- row triggers fire for each verb, ours among them
 CREATE TABLE fired (n serial, what text);
 CREATE FUNCTION fired() RETURNS trigger LANGUAGE plpgsql AS $$
