@@ -85,7 +85,8 @@ $$;
 COMMENT ON FUNCTION jobstate.store_put_aside(text)
     IS 'internal: takes an expired record out of the way; true if it did';
 
--- store_insert: a new record, unless there is one with this id.
+-- store_insert: a new record, unless there is one with this id.  40001 if the snapshot
+-- is older than the end of the one before.
 -- Writes: store.  Locks nothing else.
 CREATE FUNCTION jobstate.store_insert(id text, record jsonb, ttl interval)
 RETURNS boolean
@@ -100,7 +101,15 @@ BEGIN
     INSERT INTO jobstate.store (id, state_id, fields, percent, ttl, created_at, expires_at, check_at)
     VALUES (id, state, record - 'status', coalesce(jobstate.store_percent(record), 0), ttl, now, now + ttl, now + ttl)
         ON CONFLICT DO NOTHING;
-    RETURN FOUND;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    -- a snapshot that is kept still sees a record that was removed since
+    IF (SELECT count(*) FROM jobstate.store s WHERE s.id = $1) > 1 THEN
+        RAISE EXCEPTION 'could not serialize access due to concurrent delete'
+            USING ERRCODE = 'serialization_failure', HINT = 'The transaction might succeed if retried.';
+    END IF;
+    RETURN true;
 END
 $$;
 COMMENT ON FUNCTION jobstate.store_insert(text, jsonb, interval)
