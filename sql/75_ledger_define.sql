@@ -145,8 +145,8 @@ COMMENT ON FUNCTION jobstate.ledger_refuse_run(text)
     IS 'internal: raises JS001 for a run that holds its processor no longer';
 
 -- ledger_backend_gone: true if that backend has ended for certain.  Whoever may not see
--- when another role's backend started takes a later one with the same number for
--- it, and so errs on the side of waiting.
+-- when another role's backend started, or could not when it began (after SET ROLE),
+-- takes a later one with the same number for it, and so errs on the side of waiting.
 -- Writes nothing, locks nothing.
 CREATE FUNCTION jobstate.ledger_backend_gone(pid integer, started_at timestamptz)
 RETURNS boolean
@@ -156,10 +156,10 @@ AS $$
 BEGIN
     -- else a transaction would see for ever who was there when it first looked
     PERFORM pg_stat_clear_snapshot();
-    RETURN pg_postmaster_start_time() > started_at
+    RETURN coalesce(pg_postmaster_start_time() > started_at, false)
         OR NOT EXISTS (SELECT FROM pg_stat_activity a
                         WHERE a.pid = ledger_backend_gone.pid
-                          AND (a.backend_start IS NULL OR a.backend_start = started_at));
+                          AND coalesce(a.backend_start = started_at, true));
 END
 $$;
 COMMENT ON FUNCTION jobstate.ledger_backend_gone(integer, timestamptz)
