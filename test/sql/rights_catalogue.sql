@@ -4,7 +4,7 @@
 CREATE VIEW pg_temp.family AS
     SELECT p.oid AS fn FROM pg_proc p
      WHERE p.pronamespace = 'jobstate'::regnamespace
-       AND (p.proname ~ '^(upload|install|queue_|store_|maintain_store$|ledger_|schedule_|maintain_(ledger|schedule)$|job_status$)' OR p.oid IN (SELECT f.fn FROM jobstate.queue_functions() f));
+       AND (p.proname ~ '^(upload|install|queue_|store_|maintain_store$|ledger_|schedule_|maintain_(ledger|schedule)$|job_status$|apply_|operation_|task_|fold_(states|rollout|variant)$|maintain_apply$)' OR p.oid IN (SELECT f.fn FROM jobstate.queue_functions() f));
 -- functions that everybody may call: they read, and ask for the table's rights
 SELECT p.oid::regprocedure AS public_function FROM pg_proc p
  WHERE p.pronamespace = 'jobstate'::regnamespace AND p.oid NOT IN (SELECT fn FROM pg_temp.family)
@@ -25,8 +25,9 @@ SELECT p.oid::regprocedure AS internal_function FROM pg_proc p
 -- no function that is named for writing is among the first, families included: no row
 SELECT p.oid::regprocedure FROM pg_proc p
  WHERE p.pronamespace = 'jobstate'::regnamespace AND p.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)
-   AND (p.proname ~ '^(define|drop|attach|detach|rebuild|recount|uncount|fold|prune|maintain|transition|take|install|upload_(create|mark|take|clear|finish|retry|gate|reprocess|replace|rescue|grant|adopt|heartbeat|post))'
+   AND (p.proname ~ '^(define|drop|attach|detach|rebuild|recount|uncount|fold$|prune|maintain|transition|take|install|upload_(create|mark|take|clear|finish|retry|gate|reprocess|replace|rescue|grant|adopt|heartbeat|post))'
         OR p.proname ~ '^(enqueue|claim|complete|heartbeat|fail|snooze|cancel|retry|discard|dlq_|set_priority|move_queue|pause|resume|promote|rescue|rotate|queue_(define|grant|install|hold$|bury|cancel|relocate|restart|revive|keys_|take_keys|tail|position|sweep|prune|slot_|ring_))'
+        OR p.proname ~ '^(apply_(install|create|add|hold$|take|ask|answer|move|restart|settle|orphan|control|stop|start|cancel|release|request$|request_done|derive|define|use|attach|grant|expire|strand|obey|reap|lock)|operation_(install|claim|grab|lease|hold$|heartbeat|release|progress|end|complete|stop|cancel|revert|fail|conclude)|task_(install|progress))'
         OR p.proname ~ '^(ledger_(define|grant|install|mark|claim|take|fail|release|heartbeat|reset|forget|retain|rename|begin|end|close|hold|expire|rescue|record)|schedule_(define|grant|install|drop|pause|due|finish|heartbeat|enqueue|rescue))')
    AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
                 WHERE a.grantee = 0 AND a.privilege_type = 'EXECUTE')
