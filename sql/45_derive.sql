@@ -367,7 +367,6 @@ CREATE FUNCTION jobstate.derive(parent regclass, child regclass, key name[], rul
 DECLARE
     missing text := CASE WHEN parent IS NULL THEN 'parent' WHEN child IS NULL THEN 'child'
                          WHEN key IS NULL OR array_position(key, NULL) > 0 THEN 'key' WHEN rules IS NULL THEN 'rules' END;
-    late text;
     ordering name;
 BEGIN
     IF missing IS NOT NULL THEN
@@ -393,14 +392,6 @@ BEGIN
     END LOOP;
     IF (error IS NULL) <> (child_error IS NULL) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'arguments "error" and "child_error" go together';
-    END IF;
-    SELECT t.tgname INTO late FROM pg_trigger t
-     WHERE t.tgrelid = parent AND t.tgdeferrable AND NOT t.tgisinternal LIMIT 1;
-    IF FOUND THEN
-        RAISE feature_not_supported USING
-            MESSAGE = format('relation "%s" has the deferrable trigger "%s"', parent, late),
-            DETAIL = 'A derived state is written at commit, when deferred triggers have run.',
-            HINT = 'Make it an ordinary AFTER trigger, or NOT DEFERRABLE.';
     END IF;
     PERFORM jobstate.check_rules(rules,
                 (SELECT a.machine FROM jobstate.attachment a WHERE a.target = parent),

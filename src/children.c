@@ -6,8 +6,6 @@
 #include "postgres.h"
 
 #include "access/table.h"
-#include "catalog/pg_class.h"
-#include "catalog/pg_inherits.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -177,7 +175,7 @@ read_table(Reading *reading, Oid relid, bool ordered, JobstateTouched *touched,
 	if (ordered && reading->order == NULL)
 		prepare_order(reading, RelationGetDescr(rel), link);
 	scan = jobstate_row_scan_begin(rel, link->index, touched->parent->row_key,
-								   &touched->key, link->key, snapshot, false);
+								   &touched->key, link->key, snapshot);
 	while (jobstate_row_scan_next(scan))
 		read_child(reading, watched, link, scan->slot);
 	jobstate_row_scan_end(scan);
@@ -204,15 +202,6 @@ sorted(Reading *reading)
 	return children;
 }
 
-/* The table, or the partitions of it, where rows lie */
-static List *
-tables_of(Oid relid)
-{
-	if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
-		return list_make1_oid(relid);
-	return find_all_inheritors(relid, AccessShareLock, NULL);
-}
-
 /* All children that the snapshot sees, in the derivation's order if asked to. */
 JobstateChildren *
 jobstate_children_read(JobstateDerivation *derivation, bool ordered,
@@ -221,9 +210,8 @@ jobstate_children_read(JobstateDerivation *derivation, bool ordered,
 	Reading		reading = {0};
 	ListCell   *cell;
 
-	foreach(cell, tables_of(derivation->child))
-		if (get_rel_relkind(lfirst_oid(cell)) == RELKIND_RELATION)
-			read_table(&reading, lfirst_oid(cell), ordered, touched, snapshot);
+	foreach(cell, jobstate_tables_of(derivation->child, AccessShareLock))
+		read_table(&reading, lfirst_oid(cell), ordered, touched, snapshot);
 	return sorted(&reading);
 }
 
@@ -241,45 +229,6 @@ jobstate_children_may_precede(JobstateAttachment *parent)
 			return true;
 	}
 	return false;
-}
-
-/* Somebody who has changed a child in this table and is still at work, or 0 */
-static TransactionId
-in_flight_in_table(Oid relid, JobstateTouched *touched)
-{
-	Relation	rel = table_open(relid, AccessShareLock);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	JobstateWatched *watched = jobstate_watched(relid);
-	TransactionId found;
-	JobstateLink *link;
-	JobstateRowScan *scan;
-
-	if (watched == NULL)
-		jobstate_error_not_attached(relid);
-	link = link_to(watched, touched->parent->target);
-	scan = jobstate_row_scan_begin(rel, link->index, touched->parent->row_key,
-								   &touched->key, link->key, snapshot, true);
-	while (jobstate_row_scan_next(scan))
-		 /* only to note it */ ;
-	found = scan->in_flight;
-	jobstate_row_scan_end(scan);
-	UnregisterSnapshot(snapshot);
-	table_close(rel, NoLock);
-	return found;
-}
-
-/* The same in all of them */
-TransactionId
-jobstate_children_in_flight(JobstateDerivation *derivation, JobstateTouched *touched)
-{
-	TransactionId found = InvalidTransactionId;
-	ListCell   *cell;
-
-	foreach(cell, tables_of(derivation->child))
-		if (!TransactionIdIsValid(found) &&
-			get_rel_relkind(lfirst_oid(cell)) == RELKIND_RELATION)
-			found = in_flight_in_table(lfirst_oid(cell), touched);
-	return found;
 }
 
 /* The error of the first child that is in this state and has one, or NULL */

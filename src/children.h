@@ -25,8 +25,6 @@ extern JobstateChildren *jobstate_children_read(JobstateDerivation *derivation,
 												JobstateTouched *touched,
 												Snapshot snapshot);
 extern bool jobstate_children_may_precede(JobstateAttachment *parent);
-extern TransactionId jobstate_children_in_flight(JobstateDerivation *derivation,
-												 JobstateTouched *touched);
 extern char *jobstate_children_error(JobstateChildren *children, const char *state);
 
 #endif							/* JOBSTATE_CHILDREN_H */

@@ -18,18 +18,14 @@
  * Non-problems: deadlocks among those who do this, because parents are locked
  * in the order of their keys, and tables from the bottom to the top.
  *
- * It happens before the flush, when all deferred triggers have run.  One that
- * our own write queued would never run, so a parent with such a trigger is
- * refused.
+ * It happens when all deferred triggers have run, and before the flush.
  */
 #include "postgres.h"
 
 #include "access/sysattr.h"
 #include "access/table.h"
 #include "access/xact.h"
-#include "catalog/pg_class.h"
-#include "catalog/pg_inherits.h"
-#include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -111,8 +107,8 @@ is_ours(TupleTableSlot *slot)
 }
 
 /*
- * Locks the row that the scan stands at, whatever became of it since.  False if
- * it is to be looked for again.
+ * Locks the row that the scan stands at.  False if somebody has changed it
+ * meanwhile, so that it is to be looked for again.
  */
 static bool
 lock_version(JobstateLockedRow *row, JobstateRowScan *scan)
@@ -129,13 +125,13 @@ lock_version(JobstateLockedRow *row, JobstateRowScan *scan)
 	result = table_tuple_lock(row->rel, &tid, scan->snapshot, row->slot,
 							  GetCurrentCommandId(false),
 							  LockTupleNoKeyExclusive, LockWaitBlock,
-							  TUPLE_LOCK_FLAG_FIND_LAST_VERSION, &failure);
+							  0, &failure);
 
 	switch (result)
 	{
 		case TM_Ok:
-			return jobstate_row_has_key(row->slot, scan->spec, scan->key, scan->attno);
-		case TM_Updated:		/* it went to another partition */
+			return true;
+		case TM_Updated:
 		case TM_Deleted:
 			return false;
 		default:
@@ -145,9 +141,9 @@ lock_version(JobstateLockedRow *row, JobstateRowScan *scan)
 
 /* Looks for the row in one table; *again if it slipped away meanwhile. */
 static bool
-lock_in_table(Oid relid, JobstateTouched *touched, JobstateLockedRow *row, bool *again)
+lock_in_table(Oid relid, JobstateTouched *touched, JobstateLockedRow *row,
+			  Snapshot snapshot, bool *again)
 {
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	JobstateRowScan *scan;
 	bool		locked = false;
 
@@ -157,42 +153,43 @@ lock_in_table(Oid relid, JobstateTouched *touched, JobstateLockedRow *row, bool 
 		jobstate_error_not_attached(relid);
 	scan = jobstate_row_scan_begin(row->rel, jobstate_primary_key(row->rel),
 								   touched->parent->row_key, &touched->key,
-								   row->watched->row_attno, snapshot, true);
+								   row->watched->row_attno, snapshot);
 	row->slot = table_slot_create(row->rel, NULL);
 	if (jobstate_row_scan_next(scan))
 	{
 		locked = lock_version(row, scan);
 		*again |= !locked;
 	}
-	else if (TransactionIdIsValid(scan->in_flight))
-		*again |= jobstate_new_parent_await(scan->in_flight);
 	jobstate_row_scan_end(scan);
-	UnregisterSnapshot(snapshot);
 	if (!locked)
 		unlock_row(row);
 	return locked;
 }
 
-/* Locks the parent; false where there is none (any more). */
+/*
+ * Locks the parent; false where there is none (any more).  All partitions are
+ * looked at by one snapshot: between two of them a row could go from where we
+ * are yet to look to where we have been.
+ */
 static bool
 lock_parent(JobstateTouched *touched, JobstateLockedRow *row)
 {
-	Oid			root = touched->parent->target;
-	List	   *tables = list_make1_oid(root);
-	ListCell   *cell;
+	List	   *tables = jobstate_tables_of(touched->parent->target, RowExclusiveLock);
+	bool		locked = false;
 	bool		again;
 
-	if (get_rel_relkind(root) == RELKIND_PARTITIONED_TABLE)
-		tables = find_all_inheritors(root, RowExclusiveLock, NULL);
 	do
 	{
+		Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+		ListCell   *cell;
+
 		again = false;
 		foreach(cell, tables)
-			if (get_rel_relkind(lfirst_oid(cell)) == RELKIND_RELATION &&
-				lock_in_table(lfirst_oid(cell), touched, row, &again))
-				return true;
-	} while (again);
-	return false;
+			if (!locked)
+				locked = lock_in_table(lfirst_oid(cell), touched, row, snapshot, &again);
+		UnregisterSnapshot(snapshot);
+	} while (!locked && (again || jobstate_new_parent_missing(touched)));
+	return locked;
 }
 
 /* Asks the derivations in order; the first whose table has children decides. */
@@ -305,41 +302,25 @@ derive_one(JobstateTouched *touched)
 	return changed;
 }
 
-/* Takes a batch; before the commit new parents will be looked at once more. */
-static JobstateTouched *
-take_batch(bool at_commit, int *n, List **again)
-{
-	JobstateTouched *touched = jobstate_touched_take(n);
-	int			i;
-
-	if (at_commit)
-		jobstate_new_parents_settle(touched, *n);
-	else
-		for (i = 0; i < *n; i++)
-			if (touched[i].is_new)
-				*again = lappend(*again, &touched[i]);
-	return touched;
-}
-
 /* Does so for all that were touched, and for what is touched by that. */
 static int64
-derive_touched(bool at_commit)
+derive_touched(void)
 {
 	MemoryContext batch = AllocSetContextCreate(CurrentMemoryContext, "jobstate derive",
 												ALLOCSET_DEFAULT_SIZES);
 	MemoryContext one = AllocSetContextCreate(batch, "jobstate derive one",
 											  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext before = MemoryContextSwitchTo(batch);
-	List	   *again = NIL;
-	ListCell   *cell;
 	int64		changed = 0;
 
+	PushActiveSnapshot(GetLatestSnapshot());	/* functions of types want one */
 	while (jobstate_touched_any())
 	{
 		int			n;
-		JobstateTouched *touched = take_batch(at_commit, &n, &again);
+		JobstateTouched *touched = jobstate_touched_take(&n);
 		int			i;
 
+		jobstate_new_parents_lock(touched, n);
 		MemoryContextSwitchTo(one);
 		for (i = 0; i < n; i++)
 		{
@@ -348,19 +329,27 @@ derive_touched(bool at_commit)
 		}
 		MemoryContextSwitchTo(batch);
 	}
-	foreach(cell, again)
-		jobstate_touch_again(lfirst(cell));
+	PopActiveSnapshot();
 	MemoryContextSwitchTo(before);
 	MemoryContextDelete(batch);
 	return changed;
 }
 
+/*
+ * The server has fired deferred triggers before it comes here.  What our writes
+ * have queued since, a deferred constraint of the parent's for instance, has
+ * its turn in between.
+ */
 static void
 AtPreCommit_derive(XactEvent event, void *arg)
 {
-	if ((event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE) &&
-		jobstate_touched_any() && jobstate_catalog_exists())
-		(void) derive_touched(true);
+	if (event != XACT_EVENT_PRE_COMMIT && event != XACT_EVENT_PRE_PREPARE)
+		return;
+	while (jobstate_touched_any() && jobstate_catalog_exists())
+	{
+		(void) derive_touched();
+		AfterTriggerFireDeferred();
+	}
 }
 
 void
@@ -373,7 +362,7 @@ jobstate_derive_init(void)
 Datum
 jobstate_derive_now(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT64(derive_touched(false));
+	PG_RETURN_INT64(derive_touched());
 }
 
 /* rederive(parent) returns bigint: every row of the table, and how many changed */
@@ -389,7 +378,7 @@ jobstate_rederive(PG_FUNCTION_ARGS)
 	if (jobstate_attachment(parent)->sources == NIL)
 		jobstate_error_not_derived(parent);
 	jobstate_touch_all(parent);
-	PG_RETURN_INT64(derive_touched(false));
+	PG_RETURN_INT64(derive_touched());
 }
 
 /* touch_parents(parent) returns void: the same at commit, for who changes rules */

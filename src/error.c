@@ -290,17 +290,6 @@ jobstate_error_derive_key(Oid parent)
 }
 
 void
-jobstate_error_late_trigger(Relation rel, Trigger *trigger)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("relation \"%s\" has a derived state and the deferrable trigger \"%s\"",
-					RelationGetRelationName(rel), trigger->tgname),
-			 errdetail("The state is written at commit, when deferred triggers have run."),
-			 errhint("Make it an ordinary AFTER trigger, or NOT DEFERRABLE.")));
-}
-
-void
 jobstate_error_derive_cycle(Oid parent)
 {
 	ereport(ERROR,

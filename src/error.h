@@ -64,7 +64,6 @@ extern void jobstate_error_derived(JobstateWatched *watched, Relation rel,
 								   TupleTableSlot *slot, int from, int to) pg_attribute_noreturn();
 extern void jobstate_error_derived_lost(JobstateAttachment *parent) pg_attribute_noreturn();
 extern void jobstate_error_derive_key(Oid parent) pg_attribute_noreturn();
-extern void jobstate_error_late_trigger(Relation rel, Trigger *trigger) pg_attribute_noreturn();
 extern void jobstate_error_derive_cycle(Oid parent) pg_attribute_noreturn();
 extern void jobstate_error_too_many_keys(int n, int max) pg_attribute_noreturn();
 extern void jobstate_error_not_derived(Oid parent) pg_attribute_noreturn();

@@ -15,8 +15,9 @@
 
 #include "error.h"
 #include "guard.h"
+#include "rowscan.h"
 
-static JobstateExpected expected = {InvalidOid, -1};
+static JobstateExpected expected = {InvalidOid, -1, NULL};
 
 /* Are rows replayed that another server has judged? */
 bool
@@ -25,14 +26,13 @@ jobstate_guard_is_off(void)
 	return SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA;
 }
 
-/* From here on rows of this derived table may go to this state. */
+/* From here on this row of a derived table may go to this state. */
 JobstateExpected
-jobstate_guard_expect(Oid target, int state)
+jobstate_guard_expect(JobstateExpected now)
 {
 	JobstateExpected before = expected;
 
-	expected.target = target;
-	expected.state = state;
+	expected = now;
 	return before;
 }
 
@@ -58,10 +58,14 @@ jobstate_guard_insert(JobstateWatched *watched, Relation rel,
 
 /* Is it for the row's children to say in which state it is? */
 static bool
-is_derived(JobstateAttachment *attachment, int to)
+is_derived(JobstateWatched *watched, TupleTableSlot *slot, int to)
 {
-	return attachment->sources != NIL &&
-		(expected.target != attachment->target || expected.state != to);
+	JobstateAttachment *attachment = watched->attachment;
+
+	if (attachment->sources == NIL)
+		return false;
+	return expected.target != attachment->target || expected.state != to ||
+		!jobstate_row_has_key(slot, attachment->row_key, expected.key, watched->row_attno);
 }
 
 /* A row may only go where the machine has an edge. */
@@ -73,7 +77,7 @@ jobstate_guard_move(JobstateWatched *watched, Relation rel,
 
 	if (jobstate_guard_is_off())
 		return;
-	if (from != to && is_derived(watched->attachment, to))
+	if (from != to && is_derived(watched, slot, to))
 		jobstate_error_derived(watched, rel, slot, from, to);
 	if (!jobstate_machine_allows(machine, from, to))
 		jobstate_error_illegal_move(watched, rel, slot, from, to);

@@ -14,7 +14,6 @@
 #include "maintain.h"
 #include "jobtable.h"
 #include "lane.h"
-#include "newparent.h"
 #include "tally.h"
 #include "touched.h"
 
@@ -33,7 +32,6 @@ _PG_init(void)
 	jobstate_attachment_init();
 	jobstate_tally_init();
 	jobstate_touched_init();
-	jobstate_new_parent_init();
 	jobstate_flush_init();
 	jobstate_derive_init();
 	jobstate_maintain_init();

@@ -6,147 +6,111 @@
  * Problem: one transaction changes a child and finds no parent to lock; another
  * inserts that parent and finds no child.  Both commit, and the parent is
  * wrong.
- * Non-problems: that neither sees the other's row at all, because both write
- * first and look then.  So one of them meets the other at work.
- * Solution: who inserts parents looks for others at work on children, and waits
- * for their end.  When it finds none (any more) it holds a lock of its own
- * until it commits.  Who changes a child and meets a parent that is not
- * committed tries that lock: if it is free, the other is yet to look and will
- * find us; else it has looked, and we wait for its end.
- * Non-problems: deadlocks, because nobody waits while he holds this lock.
+ * Solution: both lock the key before they look, until they commit, so the
+ * second of them sees what the first did.  A key has one of a few locks of its
+ * table, so that a million new parents take no more.
+ * Non-problems: transactions that both have new parents, or both found none.
+ * Their locks do not conflict, and neither does one with the rows of parents
+ * that were there before.
+ * Non-problems: deadlocks, because these locks are taken in their order, and
+ * before any row of the same table is locked.  Only a parent that goes while we
+ * look is locked out of order.
  */
 #include "postgres.h"
 
-#include "access/subtrans.h"
-#include "access/transam.h"
-#include "access/xact.h"
+#include "access/table.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "storage/lock.h"
-#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
 
+#include "attach.h"
 #include "children.h"
+#include "error.h"
 #include "newparent.h"
+#include "rowscan.h"
 
-/* Of the kind of advisory locks, in a class that SQL cannot reach */
-#define NEW_PARENT_LOCK_CLASS	75
+#define KEY_LOCKS	128
 
-/* The new parents that this transaction has looked at, and whether it holds the lock */
-static List *looked_at = NIL;	/* of JobstateTouched */
-static bool holds_lock = false;
+/* What a transaction wants of a key lock; both together are a wish, too. */
+#define HAS_NEW_PARENT	1
+#define FOUND_NO_PARENT	2
 
-static LOCKTAG
-lock_of(TransactionId xid)
+/* Returns false if the lock was held already. */
+static bool
+lock_keys(Oid relid, int number, int wish)
 {
+	LOCKMODE	mode = wish == HAS_NEW_PARENT ? RowExclusiveLock :
+		wish == FOUND_NO_PARENT ? ShareLock : ShareRowExclusiveLock;
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, xid, 0, NEW_PARENT_LOCK_CLASS);
-	return tag;
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, relid, number, 0);
+	return LockAcquire(&tag, mode, false, false) != LOCKACQUIRE_ALREADY_HELD;
 }
 
-/* Somebody who is at work on children of this parent, or 0 */
-static TransactionId
-in_flight(JobstateTouched *touched)
+static bool
+is_in_table(Oid relid, JobstateTouched *touched, Snapshot snapshot)
 {
-	TransactionId found = InvalidTransactionId;
-	ListCell   *cell;
+	Relation	rel = table_open(relid, RowExclusiveLock);
+	JobstateWatched *watched = jobstate_watched(relid);
+	JobstateRowScan *scan;
+	bool		found;
 
-	foreach(cell, touched->parent->sources)
-		if (!TransactionIdIsValid(found))
-			found = jobstate_children_in_flight(lfirst(cell), touched);
+	if (watched == NULL)
+		jobstate_error_not_attached(relid);
+	scan = jobstate_row_scan_begin(rel, jobstate_primary_key(rel),
+								   touched->parent->row_key, &touched->key,
+								   watched->row_attno, snapshot);
+	found = jobstate_row_scan_next(scan);
+	jobstate_row_scan_end(scan);
+	table_close(rel, NoLock);
 	return found;
 }
 
-static TransactionId
-any_in_flight(void)
+/* Is the parent there? */
+static bool
+is_there(JobstateTouched *touched)
 {
-	TransactionId found = InvalidTransactionId;
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	bool		found = false;
 	ListCell   *cell;
 
-	foreach(cell, looked_at)
-		if (!TransactionIdIsValid(found))
-			found = in_flight(lfirst(cell));
+	foreach(cell, jobstate_tables_of(touched->parent->target, RowExclusiveLock))
+		found = found || is_in_table(lfirst_oid(cell), touched, snapshot);
+	UnregisterSnapshot(snapshot);
 	return found;
-}
-
-static void
-remember(JobstateTouched *touched)
-{
-	MemoryContext before = MemoryContextSwitchTo(TopTransactionContext);
-	JobstateTouched *copy = palloc(sizeof(JobstateTouched));
-
-	*copy = *touched;
-	jobstate_key_copy(touched->parent->row_key, &copy->key);
-	looked_at = lappend(looked_at, copy);
-	MemoryContextSwitchTo(before);
 }
 
 /*
- * Sees to it that nobody is at work on the new ones' children and goes unseen.
- * Only at commit: from here on this transaction must wait for nobody's rows.
+ * Takes the key locks for a batch of one table's parents, of which no row has
+ * been locked yet.  A single one is not looked for here: if it turns out to be
+ * missing there is nothing that its lock could be out of order with.
  */
 void
-jobstate_new_parents_settle(JobstateTouched *touched, int n)
+jobstate_new_parents_lock(JobstateTouched *touched, int n)
 {
-	LOCKTAG		tag = lock_of(GetTopTransactionId());
-	TransactionId other;
-	bool		any = false;
+	uint8		wish[KEY_LOCKS] = {0};
 	int			i;
 
-	for (i = 0; i < n; i++)
-		if (touched[i].is_new && jobstate_children_may_precede(touched[i].parent))
-		{
-			remember(&touched[i]);
-			any = true;
-		}
-	if (!any)
+	if (n == 0 || !jobstate_children_may_precede(touched[0].parent))
 		return;
-	for (;;)
-	{
-		if (!holds_lock)
-			(void) LockAcquire(&tag, ExclusiveLock, false, false);
-		holds_lock = true;
-		other = any_in_flight();
-		if (!TransactionIdIsValid(other))
-			return;
-		LockRelease(&tag, ExclusiveLock, false);
-		holds_lock = false;
-		XactLockTableWait(other, NULL, NULL, XLTW_None);
-	}
+	for (i = 0; i < n; i++)
+		if (touched[i].is_new)
+			wish[touched[i].hash % KEY_LOCKS] |= HAS_NEW_PARENT;
+		else if (n > 1 && !is_there(&touched[i]))
+			wish[touched[i].hash % KEY_LOCKS] |= FOUND_NO_PARENT;
+	for (i = 0; i < KEY_LOCKS; i++)
+		if (wish[i] != 0)
+			(void) lock_keys(touched[0].parent->target, i, wish[i]);
 }
 
 /*
- * We met a parent that this transaction is inserting.  Waits for its end and
- * returns true, unless it is yet to look for us.
+ * The parent was not found.  Returns true if it is to be looked for again,
+ * because one that was about to come may be there now.
  */
 bool
-jobstate_new_parent_await(TransactionId xid)
+jobstate_new_parent_missing(JobstateTouched *touched)
 {
-	LOCKTAG		tag = lock_of(SubTransGetTopmostTransaction(xid));
-
-	if (LockAcquire(&tag, ShareLock, false, true) != LOCKACQUIRE_NOT_AVAIL)
-	{
-		LockRelease(&tag, ShareLock, false);
-		return false;
-	}
-	XactLockTableWait(xid, NULL, NULL, XLTW_None);
-	return true;
-}
-
-/* The lock goes with the transaction. */
-static void
-AtEnd_new_parents(XactEvent event, void *arg)
-{
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
-		event == XACT_EVENT_PREPARE)
-	{
-		looked_at = NIL;
-		holds_lock = false;
-	}
-}
-
-void
-jobstate_new_parent_init(void)
-{
-	RegisterXactCallback(AtEnd_new_parents, NULL);
+	return jobstate_children_may_precede(touched->parent) &&
+		lock_keys(touched->parent->target, touched->hash % KEY_LOCKS, FOUND_NO_PARENT);
 }

@@ -8,8 +8,7 @@
 
 #include "touched.h"
 
-extern void jobstate_new_parent_init(void);
-extern void jobstate_new_parents_settle(JobstateTouched *touched, int n);
-extern bool jobstate_new_parent_await(TransactionId xid);
+extern void jobstate_new_parents_lock(JobstateTouched *touched, int n);
+extern bool jobstate_new_parent_missing(JobstateTouched *touched);
 
 #endif							/* JOBSTATE_NEWPARENT_H */

@@ -29,24 +29,6 @@
 #include "parentwrite.h"
 #include "recount.h"
 
-/* A trigger that waits for the commit, which is now, would never fire. */
-static void
-refuse_late_triggers(Relation rel)
-{
-	TriggerDesc *triggers = rel->trigdesc;
-	int			i;
-
-	for (i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-	{
-		Trigger    *trigger = &triggers->triggers[i];
-
-		if (trigger->tgdeferrable && !trigger->tgisinternal &&
-			trigger->tgenabled != TRIGGER_DISABLED &&
-			TRIGGER_FOR_UPDATE(trigger->tgtype))
-			jobstate_error_late_trigger(rel, trigger);
-	}
-}
-
 static void
 append_set(StringInfo sql, const char *column, const char *format, int param)
 {
@@ -236,20 +218,25 @@ update_directly(JobstateTouched *touched, JobstateLockedRow *row, JobstateVerdic
 	UnregisterSnapshot(snapshot);
 }
 
-/* Writes the parent, as its owner, like the server does for foreign keys. */
+/*
+ * Writes the parent, as its owner, like the server does for foreign keys.  A
+ * transaction that was set READ ONLY after it wrote does so, too: what follows
+ * from what it wrote belongs to it.
+ */
 void
 jobstate_parent_write(JobstateTouched *touched, JobstateLockedRow *row,
 					  JobstateVerdict *verdict)
 {
 	JobstateAttachment *parent = touched->parent;
-	JobstateExpected before;
+	JobstateExpected expected = {parent->target, verdict->state, &touched->key};
+	JobstateExpected before = jobstate_guard_expect(expected);
+	bool		read_only = XactReadOnly;
 	JobstateRole role;
 
-	refuse_late_triggers(row->rel);
-	before = jobstate_guard_expect(parent->target, verdict->state);
 	GetUserIdAndSecContext(&role.userid, &role.sec_context);
 	SetUserIdAndSecContext(jobstate_owner_of(parent->target),
 						   role.sec_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
+	XactReadOnly = false;
 	PG_TRY();
 	{
 		if (is_simple(touched, row, verdict->source->derivation))
@@ -259,7 +246,8 @@ jobstate_parent_write(JobstateTouched *touched, JobstateLockedRow *row,
 	}
 	PG_FINALLY();
 	{
-		(void) jobstate_guard_expect(before.target, before.state);
+		XactReadOnly = read_only;
+		(void) jobstate_guard_expect(before);
 	}
 	PG_END_TRY();
 	jobstate_return(role);

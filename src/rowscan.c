@@ -10,13 +10,11 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
 #include "access/relscan.h"
-#include "access/transam.h"
-#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
-#include "storage/procarray.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -47,13 +45,11 @@ make_scan_keys(JobstateRowScan *scan)
 
 /*
  * Begins a scan for the rows that have this key in these columns, which are the
- * index's first, in its order.  Without an index each row is looked at.  It may
- * be asked for those who are about to make a row with this key come or go.
+ * index's first, in its order.  Without an index each row is looked at.
  */
 JobstateRowScan *
 jobstate_row_scan_begin(Relation rel, Oid index, JobstateKeySpec *spec,
-						JobstateKeyValues *key, AttrNumber *attno, Snapshot snapshot,
-						bool asks_in_flight)
+						JobstateKeyValues *key, AttrNumber *attno, Snapshot snapshot)
 {
 	JobstateRowScan *scan = palloc0(sizeof(JobstateRowScan));
 
@@ -63,7 +59,6 @@ jobstate_row_scan_begin(Relation rel, Oid index, JobstateKeySpec *spec,
 	scan->key = key;
 	scan->attno = attno;
 	scan->snapshot = snapshot;
-	scan->asks_in_flight = asks_in_flight;
 	if (!OidIsValid(index))
 	{
 		scan->table_scan = table_beginscan(rel, SnapshotAny, 0, NULL);
@@ -75,6 +70,21 @@ jobstate_row_scan_begin(Relation rel, Oid index, JobstateKeySpec *spec,
 												spec->ncolumns);
 	index_rescan(scan->index_scan, scan->scankey, spec->ncolumns, NULL, 0);
 	return scan;
+}
+
+/* The table, or the partitions of it, where rows lie; locked if they are several */
+List *
+jobstate_tables_of(Oid relid, LOCKMODE lockmode)
+{
+	List	   *tables = NIL;
+	ListCell   *cell;
+
+	if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
+		return list_make1_oid(relid);
+	foreach(cell, find_all_inheritors(relid, lockmode, NULL))
+		if (get_rel_relkind(lfirst_oid(cell)) == RELKIND_RELATION)
+			tables = lappend_oid(tables, lfirst_oid(cell));
+	return tables;
 }
 
 bool
@@ -97,46 +107,16 @@ next_of_any(JobstateRowScan *scan)
 	return table_scan_getnextslot(scan->table_scan, ForwardScanDirection, scan->slot);
 }
 
-static bool
-is_in_flight(TransactionId xid)
-{
-	return TransactionIdIsNormal(xid) && !TransactionIdIsCurrentTransactionId(xid) &&
-		TransactionIdIsInProgress(xid);
-}
-
-/* Is somebody else about to make this row come or go? */
-static void
-note_in_flight(JobstateRowScan *scan, bool visible)
-{
-	bool		should_free;
-	HeapTupleHeader tuple = ExecFetchSlotHeapTuple(scan->slot, false, &should_free)->t_data;
-	TransactionId xid = InvalidTransactionId;
-
-	if (!visible)
-		xid = HeapTupleHeaderGetXmin(tuple);
-	else if ((tuple->t_infomask & HEAP_XMAX_INVALID) == 0 &&
-			 !HEAP_XMAX_IS_LOCKED_ONLY(tuple->t_infomask))
-		xid = HeapTupleHeaderGetUpdateXid(tuple);
-	if (is_in_flight(xid))
-		scan->in_flight = xid;
-}
-
 /* Goes to the next row; false where there is none. */
 bool
 jobstate_row_scan_next(JobstateRowScan *scan)
 {
 	while (next_of_any(scan))
 	{
-		bool		visible;
-
 		CHECK_FOR_INTERRUPTS();
-		if (scan->index == NULL &&
-			!jobstate_row_has_key(scan->slot, scan->spec, scan->key, scan->attno))
-			continue;
-		visible = table_tuple_satisfies_snapshot(scan->rel, scan->slot, scan->snapshot);
-		if (scan->asks_in_flight)
-			note_in_flight(scan, visible);
-		if (visible)
+		if ((scan->index != NULL ||
+			 jobstate_row_has_key(scan->slot, scan->spec, scan->key, scan->attno)) &&
+			table_tuple_satisfies_snapshot(scan->rel, scan->slot, scan->snapshot))
 			return true;
 	}
 	return false;

@@ -25,15 +25,13 @@ typedef struct JobstateRowScan
 	JobstateKeyValues *key;
 	AttrNumber *attno;
 	Snapshot	snapshot;
-	bool		asks_in_flight;
-	TransactionId in_flight;	/* somebody who has such a row come or go, or 0 */
 } JobstateRowScan;
 
+extern List *jobstate_tables_of(Oid relid, LOCKMODE lockmode);
 extern JobstateRowScan *jobstate_row_scan_begin(Relation rel, Oid index,
 												JobstateKeySpec *spec,
 												JobstateKeyValues *key,
-												AttrNumber *attno, Snapshot snapshot,
-												bool asks_in_flight);
+												AttrNumber *attno, Snapshot snapshot);
 extern bool jobstate_row_scan_next(JobstateRowScan *scan);
 extern bool jobstate_row_has_key(TupleTableSlot *slot, JobstateKeySpec *spec,
 								 JobstateKeyValues *key, AttrNumber *attno);

@@ -97,13 +97,6 @@ touch(JobstateAttachment *parent, JobstateKeyValues *key, bool is_new)
 	last->is_new |= is_new;
 }
 
-/* One that was taken is to be looked at once more. */
-void
-jobstate_touch_again(JobstateTouched *again)
-{
-	touch(again->parent, &again->key, again->is_new);
-}
-
 /* The derived table, if it is still watched and can be found by its key */
 static JobstateAttachment *
 derived_table(Oid relid)
@@ -258,7 +251,7 @@ jobstate_touched_any(void)
 		(touched != NULL && touched->members > 0);
 }
 
-/* Touches each row that there is of a derived table. */
+/* Touches each row that there is of a derived table, as if it were new. */
 static void
 touch_rows(JobstateAttachment *parent)
 {
@@ -283,7 +276,7 @@ touch_rows(JobstateAttachment *parent)
 
 		for (i = 0; i < spec->ncolumns; i++)
 			key.value[i] = jobstate_spi_value(row, i + 1, &key.isnull[i]);
-		touch(parent, &key, false);
+		touch(parent, &key, true);
 	}
 	PopActiveSnapshot();
 	jobstate_spi_finish();

@@ -14,7 +14,7 @@ typedef struct JobstateTouched
 	JobstateAttachment *parent;
 	uint32		hash;
 	JobstateKeyValues key;		/* of its primary key */
-	bool		is_new;			/* inserted by this transaction */
+	bool		is_new;			/* may have come by this transaction */
 } JobstateTouched;
 
 extern void jobstate_touched_init(void);
@@ -22,7 +22,6 @@ extern void jobstate_touch_row(JobstateWatched *watched, TupleTableSlot *slot,
 							   bool is_new);
 extern void jobstate_touch_update(JobstateWatched *watched, TupleTableSlot *oldslot,
 								  TupleTableSlot *newslot, bool state_changed);
-extern void jobstate_touch_again(JobstateTouched *touched);
 extern void jobstate_touch_all(Oid parent);
 extern void jobstate_touch_parents_of(Oid child);
 
