@@ -120,7 +120,8 @@ BEGIN
         WHEN 1 THEN
             RETURN jobstate.promote(NULL, many) >= many;
         WHEN 2 THEN
-            RETURN jobstate.rotate() AND false;
+            PERFORM jobstate.rotate();
+            RETURN false;
         WHEN 3 THEN
             RETURN EXISTS (SELECT FROM jobstate.prune_slots(1));
         WHEN 4 THEN
@@ -129,7 +130,8 @@ BEGIN
             RETURN jobstate.queue_sweep_dead(many) >= many;
         WHEN 6 THEN
             PERFORM jobstate.queue_sweep_keys();
-            RETURN jobstate.queue_sweep_windows() AND false;
+            PERFORM jobstate.queue_sweep_windows();
+            RETURN false;
         ELSE
             RETURN NULL;
     END CASE;

@@ -136,6 +136,14 @@ SELECT jobstate.queue_sweep_windows() AS small;
 INSERT INTO jobstate.queue_window SELECT 7, n, n + 10, n - 10 FROM generate_series(1, 5000) n;
 SELECT jobstate.queue_sweep_windows();
 SELECT * FROM jobstate.queue_window WHERE lane = 7;
+-- maintain() does so too, and moves the ring on
+INSERT INTO jobstate.queue_window SELECT 7, n, n + 10, n - 10 FROM generate_series(1, 5000) n;
+SELECT regress_add(1);
+UPDATE jobstate.job SET enqueued_at = enqueued_at - interval '2 hours', run_at = run_at - interval '2 hours' WHERE state_id = 1;
+SELECT slot AS slot_before FROM jobstate.queue_ring_now() \gset
+CALL jobstate.maintain();
+SELECT count(*) FROM jobstate.queue_window WHERE lane = 7;
+SELECT slot = (:slot_before + 1) % 4 AS next FROM jobstate.queue_ring_now();
 
 -- settings of the ring
 SELECT jobstate.queue_ring_define('{"retention": "2 hours"}');
