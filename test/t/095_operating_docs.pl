@@ -20,6 +20,8 @@ $node->safe_psql('postgres', q{
 	SELECT jobstate.install(f) FROM jobstate.family_names() f;
 	SELECT jobstate.enqueue('mail', 'welcome', '{}');
 	SELECT jobstate.queue_define('mail', '{"max_running": 5}');
+	SELECT jobstate.ledger_mark('mails', 'a');
+	SELECT jobstate.schedule_define('hourly', 'every 1 hour');
 	SELECT jobstate.fold()});
 
 # each check gives a row where it finds nothing; "health" is what health() says of a part that failed
