@@ -176,8 +176,11 @@ take_if_allowed(Claim *claim, JobstateLane *lane, Snapshot snapshot)
 	if (!jobstate_limits_allow(claim->limits, key, isnull))
 		return;
 	take_job(claim, lane, snapshot);
-	if (claim->taken > before)
-		jobstate_limits_count(claim->limits, key, isnull);
+	if (claim->taken == before)
+		return;
+	/* where the page was pruned for it, the key lies elsewhere by now */
+	key = jobstate_job_scan_value(&lane->head->scan, JOB_LIMIT_KEY, &isnull);
+	jobstate_limits_count(claim->limits, key, isnull);
 }
 
 static bool

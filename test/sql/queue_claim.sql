@@ -80,6 +80,15 @@ SELECT jobstate.queue_define('test key', '{"max_running": 8}');
 SELECT jobstate.complete(id, token) FROM jobstate.job WHERE queue = 'test key' AND kind = 'a1';
 SELECT kind FROM jobstate.claim('test key', 'worker', 10);
 
+-- the limit of a key holds where a page lacks room for what is claimed, and is pruned in the middle of it
+SELECT jobstate.queue_define('test full', '{"max_running_per_key": 2}');
+SELECT count(*) FROM jobstate.enqueue_many('test full', array_fill('k'::text, ARRAY[200]),
+    ARRAY(SELECT to_jsonb(repeat('x', n % 7 * 20)) FROM generate_series(1, 200) n),
+    limit_keys => ARRAY(SELECT repeat(chr(97 + n % 5), 1 + n % 5 * 9) FROM generate_series(1, 200) n));
+UPDATE jobstate.job SET payload = to_jsonb(repeat('y', 150) || repeat(md5('z'), 1 + (position % 3)::int)) WHERE queue = 'test full';
+CREATE TEMP TABLE f AS SELECT * FROM jobstate.claim('test full', 'worker', 100);
+SELECT left(limit_key, 1) AS key, count(*) FROM jobstate.job WHERE queue = 'test full' AND state_id = 2 GROUP BY 1 ORDER BY 1;
+
 -- refusals
 SELECT * FROM jobstate.claim(NULL, 'worker');                                    -- fails
 SELECT * FROM jobstate.claim('test', NULL);                                      -- fails
