@@ -60,4 +60,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION jobstate.maintain_ledger(integer)
-    IS 'a step of the ledger''s maintenance, called by maintain(): runs that died, leases that ended, old runs';
+    IS 'internal: a step of the ledger''s maintenance, called by maintain(): runs that died, leases that ended, old runs';

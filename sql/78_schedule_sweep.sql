@@ -125,4 +125,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION jobstate.maintain_schedule(integer)
-    IS 'a step of the schedules'' maintenance, called by maintain(): periodic jobs, and what was taken and not finished';
+    IS 'internal: a step of the schedules'' maintenance, called by maintain(): periodic jobs, and what was taken and not finished';
