@@ -57,6 +57,8 @@ class Harness:
 
     def build(self):
         self.db.execute("SET client_min_messages = warning")
+        for gid, in self.db.execute("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()").fetchall():
+            self.db.execute(f"ROLLBACK PREPARED '{gid}'")  # of a run that a crash ended
         for sql in (f"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{SLOT}'",
                     "DROP EXTENSION IF EXISTS jobstate CASCADE", "CREATE EXTENSION jobstate", "SELECT jobstate.install('queue')",
                     f"SELECT pg_create_logical_replication_slot('{SLOT}', 'test_decoding')"):
