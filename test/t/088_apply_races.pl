@@ -149,4 +149,17 @@ is($node->safe_psql('postgres', q{
 	SELECT count(*), sum(o.attempt), count(c) FROM jobstate.operation o JOIN jobstate.apply a ON a.id = o.apply_id LEFT JOIN claimed c ON c.operation_id = o.id
 	 WHERE a.environment = 'rush'}), '240|240|240', 'each was claimed once');
 
+# C.6 scenario 20: eight sessions, one deployment, hundreds of times: one creates
+$node->safe_psql('postgres', q{
+	CREATE SEQUENCE turn;
+	CREATE FUNCTION create_one() RETURNS void LANGUAGE plpgsql AS $$
+	BEGIN
+		PERFORM jobstate.apply_create('turn ' || nextval('turn') / 8, 'mysql', 'turn', '[{"deployment": "b"}, {"deployment": "a"}]');
+	EXCEPTION WHEN lock_not_available THEN
+		NULL;       -- active apply exists
+	END $$});
+pgbench('eight sessions for each deployment', 'read\\ committed', 240, create_one => 1);
+is($node->safe_psql('postgres', q{SELECT count(*), count(DISTINCT database_name) FROM jobstate.apply WHERE environment = 'turn'}),
+	'241|241', 'one apply was created for each');
+
 done_testing();
