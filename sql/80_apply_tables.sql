@@ -144,7 +144,7 @@ DECLARE
                                 recovering,cutting_over,revert_window,reverting}';
     settled CONSTANT text[] := '{completed,failed,cancelled,reverted}';
 BEGIN
-    PERFORM jobstate.define_machine('task',
+    PERFORM jobstate.define_machine('apply_task',
         (SELECT jsonb_object_agg(s, jobstate.apply_state_ids() -> s)
            FROM unnest('{pending,failed_retryable,stopped}' || active || settled) s),
         jobstate.apply_edges('{pending,stopped,failed_retryable}' || active, active || settled)
@@ -156,7 +156,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION jobstate.task_install_machine()
-    IS 'internal: defines the machine "task"';
+    IS 'internal: defines the machine "apply_task"';
 
 -- apply_install_applies: the applies, and what they keep others off.
 -- Writes nothing.  Locks: the tables that it creates.
@@ -388,7 +388,7 @@ BEGIN
     PERFORM jobstate.apply_install_comments();
     PERFORM jobstate.apply_attach('jobstate.apply', 'apply', 'state', '{database_name,environment}');
     PERFORM jobstate.apply_attach('jobstate.operation', 'operation', 'state', '{apply_id}');
-    PERFORM jobstate.apply_attach('jobstate.task', 'task', 'state', '{apply_id}');
+    PERFORM jobstate.apply_attach('jobstate.task', 'apply_task', 'state', '{apply_id}');
     PERFORM jobstate.apply_attach('jobstate.apply_control_request', 'apply_request', 'status', '{operation}');
     PERFORM jobstate.apply_install_derivation();
 END

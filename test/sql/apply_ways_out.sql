@@ -6,19 +6,19 @@ SELECT jobstate.install('apply');
 -- over the rule tables: what can be reached at all, and from where there is no end
 CREATE TEMP TABLE reached AS
     WITH RECURSIVE r (machine, state) AS (
-        SELECT s.machine, s.name FROM jobstate.state s WHERE s.machine IN ('operation', 'task') AND s.is_initial
+        SELECT s.machine, s.name FROM jobstate.state s WHERE s.machine IN ('operation', 'apply_task') AND s.is_initial
         UNION SELECT t.machine, t.to_state FROM r JOIN jobstate.transitions t ON t.machine = r.machine AND t.from_state = r.state)
     SELECT * FROM r;
 SELECT s.machine, string_agg(s.name, ', ' ORDER BY s.state_id) AS never_reached FROM jobstate.state s
- WHERE s.machine IN ('operation', 'task') AND (s.machine, s.name) NOT IN (SELECT * FROM reached) GROUP BY s.machine ORDER BY 1;
+ WHERE s.machine IN ('operation', 'apply_task') AND (s.machine, s.name) NOT IN (SELECT * FROM reached) GROUP BY s.machine ORDER BY 1;
 WITH RECURSIVE ends (machine, state) AS (
-    SELECT s.machine, s.name FROM jobstate.state s WHERE s.machine IN ('apply', 'operation', 'task') AND s.is_terminal
+    SELECT s.machine, s.name FROM jobstate.state s WHERE s.machine IN ('apply', 'operation', 'apply_task') AND s.is_terminal
     UNION SELECT t.machine, t.from_state FROM ends e JOIN jobstate.transitions t ON t.machine = e.machine AND t.to_state = e.state)
 SELECT s.machine, s.name AS no_way_out FROM jobstate.state s
- WHERE s.machine IN ('apply', 'operation', 'task') AND (s.machine, s.name) NOT IN (SELECT * FROM ends);
+ WHERE s.machine IN ('apply', 'operation', 'apply_task') AND (s.machine, s.name) NOT IN (SELECT * FROM ends);
 -- nothing leads out of an end, except, for an apply, to another end
 SELECT t.machine, t.from_state, string_agg(t.to_state, ', ' ORDER BY t.to_state) AS leads_to FROM jobstate.transitions t JOIN jobstate.state s ON s.machine = t.machine AND s.name = t.from_state
- WHERE t.machine IN ('apply', 'operation', 'task') AND s.is_terminal GROUP BY 1, 2 ORDER BY 1, 2;
+ WHERE t.machine IN ('apply', 'operation', 'apply_task') AND s.is_terminal GROUP BY 1, 2 ORDER BY 1, 2;
 
 -- in practice: two operations, each anywhere it can rest, without a driver, under each
 -- policy; brought there by plain statements

@@ -34,6 +34,8 @@ my ($store) = slurp_file('docs/store.md') =~ /^## Reference\n(.*?)^## /ms;
 $family{$_} = 1 for $store =~ /^\| `(\w+)\(/mg;
 my ($ledger) = slurp_file('docs/ledger.md') =~ /^## Reference\n(.*?)^## /ms;
 $family{$_} = 1 for $ledger =~ /^\| `(\w+)\(/mg;
+my ($applies) = slurp_file('docs/applies.md') =~ /^## Reference\n(.*?)^## /ms;
+$family{$_} = 1 for $applies =~ /^\| `(\w+)\(/mg;
 my ($queue) = slurp_file('docs/queue.md') =~ /^## Reference\n(.*?)^## /ms;
 my ($queue_parts) = $queue =~ /^Parts of these[^:]*: (.*?)\n\n/ms;
 $family{$_} = 1 for $queue =~ /^\| `(\w+)\(/mg, $queue_parts =~ /`(\w+)`/g;
@@ -92,7 +94,7 @@ for (map { slurp_file($_) } glob 'sql/[0-9]*.sql')
 is_deeply(first_column('SQLSTATEs'), [ sort keys %raised ], 'SQLSTATEs');
 
 # files that are named or linked
-for my $page ('README.md', 'docs/decisions.md', 'docs/architecture.md', 'docs/queue.md', 'docs/store.md', 'docs/ledger.md')
+for my $page ('README.md', 'docs/decisions.md', 'docs/architecture.md', 'docs/queue.md', 'docs/store.md', 'docs/ledger.md', 'docs/applies.md')
 {
 	my $text = slurp_file($page);
 	my %file = map { $_ => 1 } $text =~ m{(?<![\w/])((?:test|docs|examples|src|sql)/[\w./-]*\w)}g;

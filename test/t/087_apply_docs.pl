@@ -43,8 +43,8 @@ is_deeply({ map { $_ => 1 } $reference =~ /^\| `(\w+)` \|/gm }, \%tables, 'and e
 # the figures that are said are those of the policy
 is($node->safe_psql('postgres', 'SELECT max_retries, retryable_for, task_grace, quiet FROM jobstate.apply_policy'),
 	'5|1 day|00:05:00|00:10:00', 'the policy is what is said');
-is($node->safe_psql('postgres', q{SELECT machine, count(*) FROM jobstate.state WHERE machine IN ('apply', 'operation', 'task') GROUP BY 1 ORDER BY 1}),
-	"apply|26\noperation|26\ntask|17", 'and so are the numbers of states');
+is($node->safe_psql('postgres', q{SELECT machine, count(*) FROM jobstate.state WHERE machine IN ('apply', 'operation', 'apply_task') GROUP BY 1 ORDER BY 1}),
+	"apply|26\napply_task|17\noperation|26", 'and so are the numbers of states');
 is($node->safe_psql('postgres', 'SELECT * FROM jobstate.verify()'), '', 'counts are exact');
 
 done_testing();
