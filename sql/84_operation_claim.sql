@@ -2,7 +2,9 @@
 --
 -- Lock order: operations by id, then the apply.  That is the kernel's order too:
 -- whoever wrote an operation locks its apply when it commits.  Claims and sweeps
--- lock with SKIP LOCKED and wait for nobody.
+-- lock with SKIP LOCKED and wait for nobody.  What follows for siblings that nobody
+-- has is written under the apply's lock: against the order, but only plain statements
+-- hold such a row while they wait for the apply.
 --
 -- Whoever moves or claims an operation UPDATES the apply's row before it looks at the
 -- others, so that at REPEATABLE READ nobody decides by an old snapshot: he fails with
