@@ -32,6 +32,11 @@ $node->safe_psql('postgres', q{
 			RETURN;
 		END IF;
 		INSERT INTO claimed VALUES (c.operation_id, c.attempt, c.token);
+		-- not one driver too many, though others claim at the same time
+		IF (SELECT count(*) FROM jobstate.operation o WHERE o.apply_id = c.apply_id AND o.lease_until > clock_timestamp())
+		   > (SELECT max_drivers FROM jobstate.apply WHERE id = c.apply_id) THEN
+			RAISE 'too many drivers';
+		END IF;
 		IF random() < 0.3 AND c.state = 'running' THEN
 			PERFORM jobstate.operation_progress(c.operation_id, c.token, 'waiting_for_cutover');
 		END IF;
@@ -59,7 +64,7 @@ $node->safe_psql('postgres', q{
 				(SELECT jsonb_agg(jsonb_build_object('deployment', 'r' || n,
 						'on_failure', (ARRAY['halt', 'continue', 'pause'])[1 + (random() * 2)::int]) ORDER BY random())
 				   FROM generate_series((random() * 2)::int, 3) n),
-				cutover_policy => (ARRAY['rolling', 'barrier', 'parallel'])[1 + (random() * 2)::int], max_drivers => 3);
+				cutover_policy => (ARRAY['rolling', 'barrier', 'parallel'])[1 + (random() * 2)::int], max_drivers => 2);
 		ELSIF dice < 0.6 THEN
 			PERFORM jobstate.apply_stop(one);
 		ELSIF dice < 0.8 THEN
