@@ -16,41 +16,56 @@ $node->safe_psql('postgres', q{
 	CREATE EXTENSION jobstate;
 	SELECT jobstate.install('apply');
 	-- what was claimed: a second claim of an attempt would violate the key
-	CREATE TABLE claimed (operation_id bigint, attempt integer, token uuid UNIQUE, PRIMARY KEY (operation_id, attempt));
+	CREATE TABLE claimed (operation_id bigint, attempt integer, token uuid UNIQUE, done boolean NOT NULL DEFAULT false, PRIMARY KEY (operation_id, attempt));
 
-	-- an attempt of a driver; "lapse" leaves it to the next one at once
-	CREATE FUNCTION drive() RETURNS void LANGUAGE plpgsql AS $$
+	-- a driver claims; not one too many, though others claim at the same time
+	CREATE FUNCTION claims() RETURNS void LANGUAGE plpgsql AS $$
 	DECLARE
 		c record;
-		dice float8 := random();
 	BEGIN
-		SELECT * INTO c FROM jobstate.operation_claim('driver');
+		SELECT * INTO c FROM jobstate.operation_claim('driver', '100 ms');
 		IF NOT FOUND THEN
-			SELECT * INTO c FROM jobstate.operation_claim_cutover('driver');
+			SELECT * INTO c FROM jobstate.operation_claim_cutover('driver', '100 ms');
 		END IF;
 		IF NOT FOUND THEN
 			RETURN;
 		END IF;
 		INSERT INTO claimed VALUES (c.operation_id, c.attempt, c.token);
-		-- not one driver too many, though others claim at the same time
 		IF (SELECT count(*) FROM jobstate.operation o WHERE o.apply_id = c.apply_id AND o.lease_until > clock_timestamp())
 		   > (SELECT max_drivers FROM jobstate.apply WHERE id = c.apply_id) THEN
 			RAISE 'too many drivers';
 		END IF;
-		IF random() < 0.3 AND c.state = 'running' THEN
-			PERFORM jobstate.operation_progress(c.operation_id, c.token, 'waiting_for_cutover');
+	END $$;
+
+	-- and works, if it is not too late; one in ten dies
+	CREATE FUNCTION works() RETURNS void LANGUAGE plpgsql AS $$
+	DECLARE
+		c record;
+		o record;
+		dice float8 := random();
+	BEGIN
+		SELECT * INTO c FROM claimed WHERE NOT done ORDER BY random() LIMIT 1 FOR UPDATE SKIP LOCKED;
+		IF NOT FOUND THEN
+			RETURN;
 		END IF;
-		IF jobstate.apply_requested(c.apply_id, 'stop', 'cancel') AND c.state <> 'cutting_over' THEN
+		UPDATE claimed SET done = true WHERE operation_id = c.operation_id AND attempt = c.attempt;
+		SELECT * INTO o FROM jobstate.operation WHERE id = c.operation_id;
+		IF dice < 0.1 THEN
+			RETURN;
+		ELSIF jobstate.apply_requested(o.apply_id, 'stop', 'cancel') AND o.state <> 'cutting_over' THEN
 			PERFORM jobstate.operation_stop(c.operation_id, c.token);
-		ELSIF dice < 0.6 THEN
-			PERFORM jobstate.operation_complete(c.operation_id, c.token);
-		ELSIF dice < 0.8 THEN
-			PERFORM jobstate.operation_fail(c.operation_id, c.token, 'broken', dice < 0.75);
-		ELSIF dice < 0.9 THEN
+		ELSIF o.state = 'running' AND dice < 0.3 THEN
+			PERFORM jobstate.operation_progress(c.operation_id, c.token, 'waiting_for_cutover');
 			PERFORM jobstate.operation_release(c.operation_id, c.token);
+		ELSIF dice < 0.75 THEN
+			PERFORM jobstate.operation_complete(c.operation_id, c.token);
+		ELSIF dice < 0.95 THEN
+			PERFORM jobstate.operation_fail(c.operation_id, c.token, 'broken', dice < 0.9);
 		ELSE
-			UPDATE jobstate.operation SET lease_until = clock_timestamp() WHERE id = c.operation_id;
+			PERFORM jobstate.operation_release(c.operation_id, c.token);
 		END IF;
+	EXCEPTION WHEN SQLSTATE 'JS001' OR SQLSTATE 'JS003' THEN
+		UPDATE claimed SET done = true WHERE operation_id = c.operation_id AND attempt = c.attempt;
 	END $$;
 
 	-- somebody creates applies or controls them
@@ -123,7 +138,7 @@ sub holds
 
 for my $isolation ('read\\ committed', 'repeatable\\ read', 'serializable')
 {
-	pgbench("$isolation: drivers and people", $isolation, 60, drive => 3, people => 1);
+	pgbench("$isolation: drivers and people", $isolation, 80, claims => 3, works => 3, people => 1);
 	holds($isolation);
 }
 isnt($node->safe_psql('postgres', 'SELECT count(*) FROM claimed'), '0', 'something was claimed');
@@ -133,7 +148,7 @@ for my $round (1 .. 20)
 {
 	$node->safe_psql('postgres', q{
 		SELECT jobstate.apply_release(id), jobstate.apply_start(id) FROM jobstate.apply WHERE completed_at IS NULL});
-	pgbench("round $round of the end", 'read\\ committed', 40, drive => 1);
+	pgbench("round $round of the end", 'read\\ committed', 60, claims => 1, works => 1);
 	last if $node->safe_psql('postgres', q{SELECT count(*) FROM jobstate.apply WHERE completed_at IS NULL}) eq '0';
 	$node->safe_psql('postgres', q{
 		SELECT jobstate.apply_cancel(id) FROM jobstate.apply WHERE completed_at IS NULL}) if $round > 10;
@@ -146,7 +161,7 @@ $node->safe_psql('postgres', q{
 	CREATE TABLE round (n integer, got integer);
 	CREATE FUNCTION rush() RETURNS void LANGUAGE plpgsql AS $$
 	BEGIN
-		INSERT INTO claimed SELECT c.operation_id, c.attempt, c.token FROM jobstate.operation_claim('rush') c;
+		INSERT INTO claimed SELECT c.operation_id, c.attempt, c.token, true FROM jobstate.operation_claim('rush') c;
 	END $$;
 	SELECT count(*) FROM (SELECT jobstate.apply_create('rush ' || n, 'mysql', 'rush', '[{"deployment": "a"}]') FROM generate_series(1, 240) n) c});
 pgbench('eight drivers for each operation', 'read\\ committed', 240, rush => 1);
