@@ -138,4 +138,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION jobstate.maintain_queue(integer)
-    IS 'a step of the queue''s maintenance, called by maintain(): rescue, promote, rotate, prune, sweep';
+    IS 'internal: a step of the queue''s maintenance, called by maintain(): rescue, promote, rotate, prune, sweep';

@@ -69,7 +69,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION jobstate.maintain_store(integer)
-    IS 'a step of the store''s maintenance, called by maintain(): removes expired records';
+    IS 'internal: a step of the store''s maintenance, called by maintain(): removes expired records';
 
 -- store_functions: what of the family writes, and whether a worker needs it.
 -- Writes nothing, locks nothing.

@@ -219,4 +219,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION jobstate.maintain_apply(integer)
-    IS 'a step of the applies'' maintenance, called by maintain(): expire, obey, strand, reap';
+    IS 'internal: a step of the applies'' maintenance, called by maintain(): expire, obey, strand, reap';

@@ -25,7 +25,7 @@ is($node->safe_psql('postgres', q{SELECT jobstate.mermaid('upload')}) . "\n", $d
 my %documented;
 while ($readme =~ /^\| `(\w+)\(([^`]*)\)` \| (?:`([^`]*)`)? ?\|/mg)
 {
-	$documented{$1} = "($2) " . ($3 // 'void');
+	push @{ $documented{$1} }, "($2) " . ($3 // 'void');
 }
 my ($parts) = $readme =~ /^Parts of these[^:]*: (.*?)\n\n/ms;
 my %part = map { $_ => 1 } $parts =~ /`(\w+)`/g;
@@ -55,8 +55,9 @@ for (split /\n/, $node->safe_psql('postgres', q{
 	$arguments =~ s/ DEFAULT ('[^']*'|[^,:]+)(::[\w\[\]]+)?/ = \L$1/g;
 	$result =~ s/^(TABLE|SETOF)/\L$1/;
 	$names{$name} = 1;
-	$there{$name} = "($arguments) $result" unless $part{$name} || $family{$name};
+	push @{ $there{$name} }, "($arguments) $result" unless $part{$name} || $family{$name};
 }
+@$_ = sort @$_ for values %documented, values %there;
 is_deeply(\%documented, \%there, 'the reference has every function as it is');
 is_deeply([ sort keys %names ], [ sort keys %documented, keys %part, keys %family ],
 	'and names none that is not there');
