@@ -253,7 +253,8 @@ BEGIN
     PERFORM jobstate.require_argument('upsert', upsert);
     IF NOT upsert OR jobstate.store_get(id) IS NOT NULL THEN
         PERFORM jobstate.store_look(id, token);
-    ELSIF jobstate.store_insert(id, jobstate.store_given('fields', fields), jobstate.store_ttl()) THEN
+    ELSIF jobstate.store_insert(id, jobstate.store_given('fields', fields),
+                                make_interval(secs => extract(epoch FROM jobstate.store_ttl())::float8)) THEN
         RETURN (SELECT jobstate.store_record(s.fields, s.state_id) FROM jobstate.store s WHERE s.id = $1);
     ELSE
         PERFORM jobstate.store_put_aside(id);

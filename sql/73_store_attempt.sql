@@ -104,7 +104,8 @@ COMMENT ON FUNCTION jobstate.store_append(text, text, jsonb, uuid)
     IS 'adds an element at the end of an array; returns the record as of this write';
 
 -- store_cas: compare and set: writes a field only if it is still what the caller saw.
--- NULL, null and absent are the same.
+-- NULL, null and absent are the same.  A progress that tells less than the attempt told
+-- comes late, and is not written.
 -- Writes: store.  Locks: the record.
 CREATE FUNCTION jobstate.store_cas(id text, field text, expected jsonb, value jsonb, token uuid DEFAULT NULL)
 RETURNS boolean
@@ -120,6 +121,9 @@ BEGIN
     present := (SELECT jobstate.store_record(l.fields, l.state_id) -> field FROM jobstate.store_lock(id, token) l);
     IF nullif(present, 'null') IS DISTINCT FROM nullif(expected, 'null') THEN
         RETURN false;
+    ELSIF field = 'progress' AND jobstate.store_percent(jsonb_build_object(field, value))
+                                 < (SELECT s.percent FROM jobstate.store s WHERE s.id = $1) THEN
+        RETURN false;
     ELSIF field = 'status' THEN
         PERFORM jobstate.store_write(id, '{}', jobstate.store_state(coalesce(value, 'null')));
     ELSE
@@ -129,7 +133,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION jobstate.store_cas(text, text, jsonb, jsonb, uuid)
-    IS 'writes a field if its value is the expected one; false: it is another, and nothing was written';
+    IS 'writes a field if its value is the expected one; false: it is another, or comes late, and nothing was written';
 
 -- store_clear: what an update cannot: sets fields to null.  Those that the record does
 -- not have are passed over; if none is left, nothing is written.
@@ -233,12 +237,13 @@ BEGIN
         RAISE EXCEPTION 'an attempt cannot begin as "%"', status USING ERRCODE = 'invalid_parameter_value';
     END IF;
     LOOP
+        -- an update that waits in vain would bring back what expired meanwhile
+        PERFORM FROM jobstate.store_lock($1, NULL);
         UPDATE jobstate.store s
            SET state_id = state, attempt = s.attempt + 1, token = gen_random_uuid(), percent = 0,
                fields = jobstate.store_afresh(s.fields), expires_at = clock_timestamp() + s.ttl
          WHERE s.id = $1 AND s.expires_at > clock_timestamp() AND s.state_id NOT IN (6, 7);
         EXIT WHEN FOUND OR jobstate.store_restart($1, state, restart) IS NOT NULL;
-        PERFORM jobstate.store_look($1, NULL);
     END LOOP;
     SELECT s.token, s.attempt, jobstate.store_record(s.fields, s.state_id)
       INTO store_begin.token, store_begin.attempt, store_begin.record

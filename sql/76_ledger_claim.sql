@@ -60,19 +60,19 @@ BEGIN
     WITH born AS (
         INSERT INTO jobstate.ledger (processor, item, state, attempt, claimed_by, token, lease_until, run_id)
         SELECT $1, i, 'claimed', 1, $6, $7, $8, $9 FROM unnest($2) i
-         WHERE NOT EXISTS (SELECT FROM jobstate.ledger l WHERE l.processor = $1 AND l.item = i)
+         WHERE NOT EXISTS (SELECT FROM jobstate.ledger l WHERE l.processor = (SELECT $1) AND l.item = i)
          ORDER BY i COLLATE "C"
             ON CONFLICT DO NOTHING RETURNING item)
     SELECT coalesce(array_agg(b.item), '{}') INTO fresh FROM born b;
     PERFORM jobstate.ledger_expire($1, $2);
     locked := ARRAY(SELECT l.item FROM jobstate.ledger l
-                     WHERE l.processor = $1 AND l.item = ANY ($2) AND l.item <> ALL (fresh)
+                     WHERE l.processor = (SELECT $1) AND l.item = ANY ($2) AND l.item <> ALL (fresh)
                      ORDER BY l.item FOR NO KEY UPDATE SKIP LOCKED);
     WITH taken AS (
         UPDATE jobstate.ledger l
            SET state = 'claimed', attempt = l.attempt + 1, claimed_by = $6, token = $7,
                lease_until = $8, run_id = $9
-         WHERE l.processor = $1
+         WHERE l.processor = (SELECT $1)
            AND l.item IN (SELECT u.item FROM jobstate.ledger_unprocessed($1, $2, $3, $4, $5) u
                            WHERE u.item = ANY (locked))
         RETURNING l.item)
@@ -149,7 +149,7 @@ BEGIN
       FROM jobstate.ledger_unprocessed($1, $2, $3, $4, $5) u
      WHERE in_run IS NULL
         OR NOT EXISTS (SELECT FROM jobstate.ledger l
-                        WHERE l.processor = $1 AND l.item = u.item AND l.run_id = in_run);
+                        WHERE l.processor = (SELECT $1) AND l.item = u.item AND l.run_id = in_run);
     WHILE looked < cardinality(found_items) AND (allowed IS NULL OR cardinality(got) < allowed) LOOP
         upto := least(looked + coalesce(allowed - cardinality(got), 1000), cardinality(found_items));
         got := got || jobstate.ledger_claim_rows($1, found_items[looked + 1:upto],
@@ -164,7 +164,7 @@ BEGIN
     RETURN QUERY
         SELECT l.item, min(c.nth), secret, l.attempt, at, until
           FROM unnest(found_items[:looked], nths[:looked]) c (item, nth)
-          JOIN jobstate.ledger l ON l.processor = $1 AND l.item = c.item AND l.token = secret
+          JOIN jobstate.ledger l ON l.processor = (SELECT $1) AND l.item = c.item AND l.token = secret
          GROUP BY l.item, l.attempt ORDER BY 2;
 END
 $$;

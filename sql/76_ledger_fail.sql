@@ -103,14 +103,14 @@ BEGIN
     PERFORM jobstate.require_argument('processor', $1);
     WITH locked AS (
         SELECT l.item FROM jobstate.ledger l
-         WHERE l.processor = $1 AND ($2 IS NULL OR l.item = ANY ($2)) AND ($3 IS NULL OR l.state = ANY ($3))
+         WHERE l.processor = (SELECT $1) AND ($2 IS NULL OR l.item = ANY ($2)) AND ($3 IS NULL OR l.state = ANY ($3))
            AND l.state <> 'pending'
          ORDER BY l.item FOR NO KEY UPDATE)
     UPDATE jobstate.ledger l
        SET state = 'pending', processed_at = NULL, items = 0, fingerprint = NULL, failures = 0, error = NULL,
            retry_at = NULL, token = NULL, lease_until = NULL, run_id = NULL
       FROM locked k
-     WHERE l.processor = $1 AND l.item = k.item;
+     WHERE l.processor = (SELECT $1) AND l.item = k.item;
     GET DIAGNOSTICS n = ROW_COUNT;
     RETURN n;
 END
@@ -154,9 +154,9 @@ BEGIN
     PERFORM jobstate.require_argument('processor', $1);
     PERFORM jobstate.require_argument('items', $2);
     DELETE FROM jobstate.ledger d
-     WHERE d.processor = $1
+     WHERE d.processor = (SELECT $1)
        AND d.item IN (SELECT l.item FROM jobstate.ledger l
-                       WHERE l.processor = $1 AND l.state <> 'claimed'
+                       WHERE l.processor = (SELECT $1) AND l.state <> 'claimed'
                          AND NOT EXISTS (SELECT FROM unnest($2) i WHERE i = l.item)
                          FOR UPDATE SKIP LOCKED);
     GET DIAGNOSTICS n = ROW_COUNT;

@@ -17,11 +17,11 @@ BEGIN
       FROM unnest($2, $3) c (item, modified_at)
      WHERE c.modified_at < $5
        AND NOT EXISTS (SELECT FROM jobstate.ledger l
-                        WHERE l.processor = $1 AND l.item = c.item
+                        WHERE l.processor = (SELECT $1) AND l.item = c.item
                           AND (l.state = 'dead' OR l.processed_at > c.modified_at))
        AND ($4 IS NULL
             OR NOT EXISTS (SELECT FROM jobstate.ledger l
-                            WHERE l.processor = $1 AND l.item = rtrim($4, '/') || '/' || c.item
+                            WHERE l.processor = (SELECT $1) AND l.item = rtrim($4, '/') || '/' || c.item
                               AND (l.state = 'dead' OR l.processed_at > c.modified_at)))
      ORDER BY c.modified_at, c.item COLLATE "C" LIMIT 1;
 END

@@ -131,6 +131,9 @@ BEGIN
     PERFORM jobstate.require_argument('item', $2);
     PERFORM jobstate.require_argument('username', $3);
     PERFORM jobstate.require_argument('items', $4);
+    IF NOT isfinite(at) THEN
+        RAISE EXCEPTION 'argument "read_at" must be finite' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     IF token IS NOT NULL THEN
         SELECT m.marked_at, m.run_id INTO marked, run
           FROM jobstate.ledger_mark_claimed($1, $2, $3, $4, $5, at, token) m;

@@ -39,6 +39,8 @@ COMMENT ON FUNCTION jobstate.ledger_check_candidates(text, text[], timestamptz[]
 --   fingerprint  another fingerprint, where one is given, else as head
 -- What is not known (no time, no fingerprint) never keeps an item out; but where no
 -- times are given at all, only fingerprints are compared.
+-- The processor stands in a subquery, here and wherever many items are asked for: of one
+-- that the statistics do not know the planner would expect no row, and look at all for each.
 -- Writes nothing, locks nothing.
 CREATE FUNCTION jobstate.ledger_unprocessed(processor text, items text[],
     modified_at timestamptz[] DEFAULT NULL, fingerprints text[] DEFAULT NULL,
@@ -62,7 +64,7 @@ BEGIN
          WHERE c.item IS NOT NULL
            AND NOT EXISTS (
                SELECT FROM jobstate.ledger l
-                WHERE l.processor = $1 AND l.item = c.item
+                WHERE l.processor = (SELECT $1) AND l.item = c.item
                   AND CASE l.state
                       WHEN 'processed' THEN
                           CASE WHEN how = 'seed' THEN c.modified_at <= l.processed_at

@@ -58,7 +58,8 @@ BEGIN
         first := CASE WHEN piece[1] IS NOT NULL THEN low
                       ELSE jobstate.schedule_field_value(piece[2], low, high, names) END;
         last := CASE WHEN piece[3] IS NOT NULL THEN jobstate.schedule_field_value(piece[3], low, high, names)
-                     WHEN piece[1] IS NOT NULL OR piece[4] IS NOT NULL THEN high ELSE first END;
+                     WHEN piece[1] IS NOT NULL OR piece[4] IS NOT NULL THEN greatest(first, high - (high = 7)::integer)
+                     ELSE first END;
         IF last = 0 AND first > 0 AND high = 7 THEN
             last := 7;                  -- as in fri-sun
         END IF;

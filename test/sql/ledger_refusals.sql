@@ -32,6 +32,7 @@ SELECT pg_temp.try($$SELECT jobstate.ledger_unprocessed('regress_e', '{a}', rule
 SELECT pg_temp.try($$SELECT jobstate.ledger_mark('regress_e', NULL)$$);
 SELECT pg_temp.try($$SELECT jobstate.ledger_mark('regress_e', 'a', items => NULL)$$);
 SELECT pg_temp.try($$SELECT jobstate.ledger_mark('regress_e', 'a', items => -1)$$);
+SELECT pg_temp.try($$SELECT jobstate.ledger_mark('regress_e', 'a', read_at => 'infinity')$$);
 SELECT pg_temp.try($$SELECT jobstate.ledger_fail('regress_e', 'a', NULL)$$);
 SELECT pg_temp.try($$SELECT jobstate.ledger_is_processed(NULL, 'a', 'h')$$);
 SELECT pg_temp.try($$SELECT jobstate.ledger_claim('regress_e', NULL)$$);

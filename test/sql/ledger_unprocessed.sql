@@ -62,6 +62,12 @@ SELECT 'regress_p', 'f' || n, 'processed', '2026-01-01', 'h' FROM generate_serie
 ANALYZE jobstate.ledger;
 SELECT count(*), min(u.nth), max(u.nth)
   FROM jobstate.ledger_unprocessed('regress_p', ARRAY(SELECT 'f' || n FROM generate_series(19990, 40000) n)) u;
+-- a processor of which the statistics know nothing yet: no plan may look at all rows for each
+SET statement_timeout = '20 s';
+SELECT count(*) FROM jobstate.ledger_take('regress_late', ARRAY(SELECT 'g' || n FROM generate_series(1, 6000) n), n => 0);
+UPDATE jobstate.ledger SET state = 'processed', processed_at = '2026-01-01', lease_until = NULL WHERE processor = 'regress_late';
+SELECT jobstate.ledger_retain('regress_late', ARRAY(SELECT 'h' || n FROM generate_series(1, 6000) n));
+RESET statement_timeout;
 SELECT jobstate.ledger_forget('{regress_p}');
 DELETE FROM jobstate.ledger_processor WHERE processor = 'regress_p';
 SELECT * FROM jobstate.verify('jobstate.ledger');

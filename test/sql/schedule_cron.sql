@@ -39,3 +39,8 @@ SELECT count(*) AS wrong
   FROM generate_series(1, 200) n, LATERAL (SELECT timestamptz '2028-01-01Z' + n * interval '5 h 7 min 11.3 s' AS at) r
  WHERE jobstate.schedule_next('1 1 1 * mon', at)
        <> (SELECT min(t) FROM minute WHERE t > at AND mi = 1 AND ho = 1 AND (da = 1 OR dw = 1)) AND at < '2028-02-20';
+-- a step from a day of the week on ends with Saturday, as * does; 7 alone is Sunday
+SELECT s.spec, array_agg(DISTINCT extract(dow FROM jobstate.schedule_next(s.spec, d) AT TIME ZONE 'UTC')) AS weekdays
+  FROM unnest('{0 0 * * 1/2,0 0 * * 2/5,0 0 * * 7/2,0 0 * * */2,0 0 * * 5-7}'::text[]) s (spec),
+       generate_series(timestamptz '2028-01-01Z', '2028-01-14Z', '1 day') d
+ GROUP BY 1 ORDER BY 1;

@@ -34,6 +34,18 @@ SELECT jobstate.store_get('f1') -> 'owner';
 SELECT jobstate.store_cas('f1', 'status', '"queued"', '"preprocessing"'), jobstate.store_cas('f1', 'status', '"queued"', '"failed"');
 SELECT jobstate.store_cas('f1', 'status', '"preprocessing"', NULL);              -- fails
 SELECT jobstate.store_cas('f1', 'id', NULL, '"f2"');                             -- fails
+-- what tells less than was told is not written, and not said to be
+SELECT jobstate.store_create('f9', '{"progress": {"percent_complete": 50}}') IS NOT NULL;
+SELECT jobstate.store_cas('f9', 'progress', '{"percent_complete": 50}', '{"percent_complete": 20}') AS less,
+       jobstate.store_cas('f9', 'progress', '{"percent_complete": 50}', '{"percent_complete": 60}') AS more,
+       jobstate.store_cas('f9', 'progress', '{"percent_complete": 60}', NULL) AS none;
+SELECT jobstate.store_delete('f9');
+-- a day is 24 hours, whatever the session's zone, also where an upsert takes the default
+BEGIN;
+UPDATE jobstate.store_setting SET ttl = '1 day';
+SELECT jobstate.store_update('f9', '{"n": 1}', upsert => true);
+SELECT ttl FROM jobstate.store WHERE id = 'f9';
+ROLLBACK;
 
 -- B.3 bug 6: a field can be cleared; what is not there is passed over
 SELECT jobstate.store_update('f1', '{"error": "x", "result": {"a": 1}}') IS NOT NULL;
