@@ -56,8 +56,10 @@ COMMENT ON FUNCTION jobstate.apply_edges(text[], text[], text)
     IS 'internal: transitions from each state of one list to each of another';
 
 -- apply_install_machine: an apply that is settled stays settled: it has given its
--- targets back, so what would open it again is refused.  All else may follow on
--- all else, for it follows from the operations.
+-- targets back, so what would open it again is refused.  Cancelled or reverted it may
+-- be by one operation while others are at work: as long as they are it keeps its
+-- targets, and how they end may open it again.  All else may follow on all else, for
+-- it follows from the operations.
 -- Writes: machine, state, transition.  Locks: those rows, which also makes
 -- two installers take turns.
 CREATE FUNCTION jobstate.apply_install_machine()
@@ -71,7 +73,9 @@ DECLARE
     unsettled CONSTANT text[] := ARRAY(SELECT s FROM unnest(states) s WHERE NOT jobstate.apply_is_settled(s));
 BEGIN
     PERFORM jobstate.define_machine('apply', jobstate.apply_state_ids(),
-        jobstate.apply_edges(unsettled, states) || jobstate.apply_edges(settled, settled),
+        jobstate.apply_edges(unsettled, states) || jobstate.apply_edges(settled, settled)
+        || jobstate.apply_edges('{cancelled,reverted}', '{running_degraded,paused,failed_retryable}', 'still at work')
+        || jobstate.apply_edges('{reverted}', '{reverting,stopped}', 'still at work'),
         initial => ARRAY['pending'], terminal => settled);
     PERFORM jobstate.define_machine('apply_request',
         '{"pending": 1, "completed": 2, "failed": 3}',

@@ -6,7 +6,8 @@
 -- before it looks for applies that are open there, in a later statement.  Under READ
 -- COMMITTED the second one waits and then sees the first one's apply; under the
 -- stricter levels it fails with 40001.
--- Why an apply that is settled needs no look again: its machine has no way back.
+-- Why an apply that is settled, and has nobody at work, needs no look again: only
+-- somebody at work could open it.
 
 -- apply_refuse: words every refusal of an apply or an operation.
 -- Writes nothing, locks nothing.
@@ -38,6 +39,11 @@ BEGIN
                 USING ERRCODE = 'JS003',
                       DETAIL = format('Its state is "%s".', state),
                       HINT = 'Create another one with apply_create().';
+        WHEN 'no operations' THEN
+            RAISE EXCEPTION 'apply % has no operations', id
+                USING ERRCODE = 'JS003',
+                      DETAIL = 'Its state follows from its tasks, and is pending without any.',
+                      HINT = 'End its tasks with task_progress(), or delete the apply.';
     END CASE;
 END
 $$;
@@ -68,8 +74,23 @@ $$;
 COMMENT ON FUNCTION jobstate.apply_lock_targets(text, text, text, text[])
     IS 'internal: locks the targets of an apply that is being created';
 
+-- apply_is_at_work: whether a driver has an operation of an apply, or ought to.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.apply_is_at_work(apply_id bigint)
+RETURNS boolean
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN EXISTS (SELECT FROM jobstate.operation o WHERE o.apply_id = $1 AND jobstate.apply_is_active(o.state));
+END
+$$;
+COMMENT ON FUNCTION jobstate.apply_is_at_work(bigint)
+    IS 'internal: whether an operation of an apply is neither waiting, nor stopped, nor settled';
+
 -- apply_holder: an apply that keeps others off one of these deployments: it is not
--- settled, or an operation of it still runs there although it is.
+-- settled, or somebody is still at work on it, anywhere.
 -- Writes nothing, locks nothing: the caller holds the targets.
 CREATE FUNCTION jobstate.apply_holder(database_name text, database_type text, environment text,
     deployments text[], OUT apply_id bigint, OUT state text, OUT deployment text)
@@ -83,7 +104,7 @@ BEGIN
      WHERE a.reaped_at IS NULL
        AND a.database_name = $1 AND a.database_type = $2 AND a.environment = $3
        AND o.deployment = ANY ($4)
-       AND (a.completed_at IS NULL OR jobstate.apply_is_active(o.state))
+       AND (a.completed_at IS NULL OR jobstate.apply_is_at_work(a.id))
      ORDER BY a.id, o.id LIMIT 1;
 END
 $$;

@@ -71,7 +71,8 @@ COMMENT ON FUNCTION jobstate.operation_keeps_back(text, text, text, boolean)
     IS 'internal: whether an operation in this state keeps later ones of this policy back';
 
 -- operation_sibling_blocker: the operation that this one has to wait for, as text.
--- A failure under halt stops all that has not begun, wherever it stands.
+-- A failure under halt stops all that has not begun, wherever it stands.  A finalizer
+-- that is listed before its work does not keep that back, or both would wait for ever.
 -- Writes nothing, locks nothing.
 CREATE FUNCTION jobstate.operation_sibling_blocker(apply_id bigint, operation_id bigint, cutover boolean)
 RETURNS text
@@ -82,12 +83,15 @@ AS $$
 DECLARE
     own record;
 BEGIN
-    SELECT o.created_at, o.cutover_policy INTO own
+    SELECT o.created_at, o.cutover_policy, o.deployment, o.operation_kind, o.operation_key INTO own
       FROM jobstate.operation o WHERE o.apply_id = $1 AND o.id = $2;
     RETURN (
         SELECT format('operation %s is %s', b.id, b.state)
           FROM (SELECT e.id, e.state, e.created_at FROM jobstate.operation e
                  WHERE e.apply_id = $1 AND e.id <> $2
+                   AND NOT (e.operation_kind = 'group_finalizer' AND own.operation_kind = 'work'
+                            AND e.state <> 'failed' AND e.deployment = own.deployment
+                            AND jobstate.operation_covers(jobstate.operation_scope(e.operation_kind, e.operation_key), own.operation_key))
                    AND CASE WHEN (e.created_at, e.id) < (own.created_at, $2)
                             THEN jobstate.operation_keeps_back(e.state, e.variant, own.cutover_policy, cutover)
                             ELSE e.variant = 'halt' AND NOT cutover END
@@ -159,7 +163,8 @@ $$;
 COMMENT ON FUNCTION jobstate.operation_state_blocker(bigint, bigint, boolean)
     IS 'internal: why an operation''s state, or its apply''s, keeps it from being claimed';
 
--- operation_blocker: why an operation cannot be claimed now; NULL if it can.
+-- operation_blocker: why an operation cannot be claimed now; NULL if it can.  What was
+-- stopped at work is resumed whatever its siblings do: it had its turn when it began.
 -- Writes nothing, locks nothing.
 CREATE FUNCTION jobstate.operation_blocker(operation_id bigint, cutover boolean DEFAULT false)
 RETURNS text
@@ -173,14 +178,15 @@ DECLARE
 BEGIN
     PERFORM jobstate.require_argument('operation_id', $1);
     PERFORM jobstate.require_argument('cutover', $2);
-    SELECT p.apply_id, p.state, a.max_drivers,
+    SELECT p.apply_id, p.state = 'pending' OR p.state = 'stopped' AND p.started_at IS NULL
+                       OR $2 AND p.state = 'waiting_for_cutover' AS begins, a.max_drivers,
            (SELECT count(*) FROM jobstate.operation s
              WHERE s.apply_id = p.apply_id AND s.lease_until > clock_timestamp()) AS drivers
       INTO o
       FROM jobstate.operation p JOIN jobstate.apply a ON a.id = p.apply_id
      WHERE p.id = $1;
     blocker := jobstate.operation_state_blocker(o.apply_id, $1, $2);
-    IF blocker IS NULL AND (o.state IN ('pending', 'stopped') OR $2 AND o.state = 'waiting_for_cutover') THEN
+    IF blocker IS NULL AND o.begins THEN
         blocker := jobstate.operation_sibling_blocker(o.apply_id, $1, $2);
     END IF;
     IF blocker IS NULL AND o.drivers >= o.max_drivers THEN
@@ -194,7 +200,7 @@ COMMENT ON FUNCTION jobstate.operation_blocker(bigint, boolean)
 
 -- operation_candidates: what a claim looks at, in the order in which it looks.  What
 -- an earlier sibling keeps back is left out here already, for all siblings in one
--- pass.
+-- pass, in which finalizers do not count: whom they keep back is looked at later.
 -- Writes nothing, locks nothing: ask operation_blocker() about each.
 CREATE FUNCTION jobstate.operation_candidates(cutover boolean, only_apply bigint, only_deployment text)
 RETURNS TABLE (apply_id bigint, operation_id bigint)
@@ -206,9 +212,9 @@ BEGIN
     RETURN QUERY
         SELECT c.apply_id, c.id
           FROM (SELECT o.*, a.created_at AS apply_created_at,
-                       bool_or(jobstate.operation_keeps_back(o.state, o.variant, 'rolling', $1)) OVER earlier AS rolling,
-                       bool_or(jobstate.operation_keeps_back(o.state, o.variant, 'barrier', $1)) OVER earlier AS barrier,
-                       bool_or(jobstate.operation_keeps_back(o.state, o.variant, 'parallel', $1)) OVER earlier AS parallel
+                       bool_or(o.operation_kind = 'work' AND jobstate.operation_keeps_back(o.state, o.variant, 'rolling', $1)) OVER earlier AS rolling,
+                       bool_or(o.operation_kind = 'work' AND jobstate.operation_keeps_back(o.state, o.variant, 'barrier', $1)) OVER earlier AS barrier,
+                       bool_or(o.operation_kind = 'work' AND jobstate.operation_keeps_back(o.state, o.variant, 'parallel', $1)) OVER earlier AS parallel
                   FROM jobstate.apply a JOIN jobstate.operation o ON o.apply_id = a.id
                  WHERE a.reaped_at IS NULL AND a.completed_at IS NULL AND ($2 IS NULL OR a.id = $2)
                 WINDOW earlier AS (PARTITION BY o.apply_id ORDER BY o.created_at, o.id
@@ -217,7 +223,7 @@ BEGIN
            AND (c.lease_until IS NULL OR c.lease_until <= clock_timestamp())
            AND CASE WHEN jobstate.apply_is_settled(c.state) THEN false
                     WHEN $1 AND c.state NOT IN ('waiting_for_cutover', 'cutting_over', 'revert_window') THEN false
-                    WHEN c.state IN ('pending', 'stopped') OR $1 AND c.state = 'waiting_for_cutover'
+                    WHEN c.state = 'pending' OR c.state = 'stopped' AND c.started_at IS NULL OR $1 AND c.state = 'waiting_for_cutover'
                     THEN CASE c.cutover_policy WHEN 'rolling' THEN c.rolling WHEN 'barrier' THEN c.barrier
                                                ELSE c.parallel END IS NOT TRUE
                     ELSE true END

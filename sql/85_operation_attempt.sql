@@ -99,7 +99,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    next_state text := jobstate.apply_state_name(regexp_replace($3, '^STATE_', '', 'i'));
+    next_state CONSTANT text := jobstate.apply_state_name(regexp_replace($3, '^STATE_', '', 'i'));
+    expected_state CONSTANT text := jobstate.apply_state_name(regexp_replace($6, '^STATE_', '', 'i'));
     held record;
 BEGIN
     IF $3 IS NOT NULL AND NOT coalesce(jobstate.apply_is_active(next_state), false) THEN
@@ -113,7 +114,7 @@ BEGIN
             RETURN false;
         END IF;
         PERFORM jobstate.apply_refuse('not running', $1, held.state);
-    ELSIF held.state <> jobstate.apply_state_name($6) THEN
+    ELSIF $6 IS NOT NULL AND held.state IS DISTINCT FROM expected_state THEN
         RETURN false;
     END IF;
     UPDATE jobstate.operation o

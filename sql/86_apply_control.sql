@@ -122,7 +122,7 @@ BEGIN
     IF NOT jobstate.apply_requested($1, 'stop', 'start', 'cancel') THEN
         RETURN;
     END IF;
-    IF NOT EXISTS (SELECT FROM jobstate.operation o WHERE o.apply_id = $1 AND jobstate.apply_is_active(o.state)) THEN
+    IF NOT jobstate.apply_is_at_work($1) THEN
         IF jobstate.apply_requested($1, 'cancel') THEN
             PERFORM jobstate.apply_move($1, '{pending,stopped,failed_retryable}', 'cancelled');
             PERFORM jobstate.apply_answer($1, 'cancel', 'completed');
@@ -142,8 +142,8 @@ $$;
 COMMENT ON FUNCTION jobstate.apply_settle(bigint)
     IS 'internal: carries out the requests to an apply as far as nobody is at work';
 
--- apply_take: an apply that is not settled, held.  What this transaction has done to
--- it counts already.
+-- apply_take: an apply that is not settled, or has somebody at work although it is,
+-- held.  What this transaction has done to it counts already.
 -- Writes: apply.  Locks: its row.
 CREATE FUNCTION jobstate.apply_take(apply_id bigint)
 RETURNS void
@@ -155,7 +155,7 @@ DECLARE
 BEGIN
     PERFORM jobstate.derive_now();
     its_state := jobstate.apply_hold(apply_id);
-    IF jobstate.apply_is_settled(its_state) THEN
+    IF jobstate.apply_is_settled(its_state) AND NOT jobstate.apply_is_at_work(apply_id) THEN
         PERFORM jobstate.apply_refuse('settled', apply_id, its_state);
     END IF;
 END
@@ -176,6 +176,9 @@ AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM jobstate.apply_take($1);
+    IF NOT EXISTS (SELECT FROM jobstate.operation o WHERE o.apply_id = $1) THEN
+        PERFORM jobstate.apply_refuse('no operations', $1);
+    END IF;
     PERFORM jobstate.apply_ask($1, $2, $3);
     IF $2 IN ('stop', 'cancel') THEN
         PERFORM jobstate.apply_answer($1, 'start', 'failed', format('%s was asked after it', $2));
@@ -223,7 +226,7 @@ AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM jobstate.derive_now();
-    IF jobstate.apply_hold($1) = 'cancelled' THEN
+    IF jobstate.apply_hold($1) = 'cancelled' AND NOT jobstate.apply_is_at_work($1) THEN
         RETURN 'completed';
     END IF;
     RETURN jobstate.apply_control($1, 'cancel', $2);

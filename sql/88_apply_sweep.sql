@@ -138,9 +138,10 @@ $$;
 COMMENT ON FUNCTION jobstate.apply_obey(integer)
     IS 'carries out requests to applies that nobody is at work on';
 
--- apply_reap: what is left of an apply that is settled, and that nobody has, ends as
--- the apply did.  Once nothing is left the apply is not looked at again.
--- Writes: operation, apply.  Locks: the applies and operations, with SKIP LOCKED.
+-- apply_reap: what is left of an apply that is settled, and that nobody has had for a
+-- while, ends as the apply did; requests that nobody heard have failed.  Once nothing
+-- is left the apply is not looked at again.
+-- Writes: operation, apply, apply_control_request.  Locks: the applies and operations, with SKIP LOCKED.
 CREATE FUNCTION jobstate.apply_reap(max_applies integer DEFAULT 100)
 RETURNS bigint
 LANGUAGE plpgsql
@@ -158,7 +159,7 @@ BEGIN
            -- a task or an operation that somebody is still at
            AND NOT EXISTS (SELECT FROM jobstate.operation o
                             WHERE o.apply_id = a.id AND NOT jobstate.apply_is_settled(o.state)
-                              AND (o.lease_until > clock_timestamp() OR o.updated_at > clock_timestamp() - quiet))
+                              AND greatest(o.lease_until, o.updated_at) > clock_timestamp() - quiet)
          ORDER BY a.created_at, a.id LIMIT max_applies
            FOR NO KEY UPDATE OF a SKIP LOCKED
     LOOP
@@ -167,7 +168,7 @@ BEGIN
          WHERE o.apply_id = one.id AND NOT jobstate.apply_is_settled(o.state)
            AND o.id = ANY (ARRAY(SELECT p.id FROM jobstate.operation p WHERE p.apply_id = one.id
                                    FOR NO KEY UPDATE SKIP LOCKED))
-           AND (o.lease_until IS NULL OR o.lease_until <= clock_timestamp());
+           AND (o.lease_until IS NULL OR o.lease_until <= clock_timestamp() - quiet);
         UPDATE jobstate.apply a
            SET reaped_at = clock_timestamp(), version = a.version + 1
          WHERE a.id = one.id
@@ -176,7 +177,12 @@ BEGIN
            AND NOT EXISTS (SELECT FROM jobstate.task t
                             WHERE t.apply_id = one.id AND t.operation_id IS NOT NULL
                               AND NOT jobstate.apply_is_settled(t.state));
-        reaped := reaped + CASE WHEN FOUND THEN 1 ELSE 0 END;
+        CONTINUE WHEN NOT FOUND;
+        reaped := reaped + 1;
+        PERFORM jobstate.apply_settle(one.id);
+        UPDATE jobstate.apply_control_request r
+           SET status = 'failed', note = 'the apply is ' || one.state, ended_at = clock_timestamp()
+         WHERE r.apply_id = one.id AND r.status = 'pending';
     END LOOP;
     RETURN reaped;
 END

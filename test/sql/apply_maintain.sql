@@ -53,7 +53,7 @@ SELECT count(*) FROM jobstate.operation_claim('driver', only_apply => :x);
 SELECT pg_temp.put(:x, 'b', 'cancelled');
 SELECT pg_temp.later(:x, '1 h'), pg_temp.maintain();
 SELECT * FROM pg_temp.see(:x);
-UPDATE jobstate.operation SET lease_until = clock_timestamp() WHERE apply_id = :x AND deployment = 'a';
+UPDATE jobstate.operation SET lease_until = clock_timestamp() - interval '10 min' WHERE apply_id = :x AND deployment = 'a';
 SELECT pg_temp.later(:x, '1 h'), pg_temp.maintain();
 SELECT * FROM pg_temp.see(:x);
 

@@ -53,6 +53,9 @@ INSERT INTO jobstate.apply (database_name, database_type, environment) VALUES ('
 INSERT INTO jobstate.task (apply_id, state, name) VALUES (:legacy, 'running', 'users'), (:legacy, 'pending', 'items');
 CREATE TEMP VIEW legacy AS SELECT state, completed_at IS NOT NULL AS ended, error_message, reason FROM jobstate.apply WHERE database_name = 'legacy' AND environment = 'tasks';
 SELECT * FROM legacy;
+-- there is nobody who would stop, or obey
+SELECT jobstate.apply_stop(:legacy);                                     -- fails
+SELECT jobstate.apply_cancel(:legacy);                                   -- fails
 SELECT jobstate.task_progress(id, NULL, 'completed') FROM jobstate.task WHERE apply_id = :legacy AND name = 'users';
 SELECT state, ended FROM legacy;
 SELECT jobstate.task_progress(id, NULL, 'failed', error_message => 'disk full') FROM jobstate.task WHERE apply_id = :legacy AND name = 'items';

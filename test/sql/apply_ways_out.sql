@@ -16,7 +16,7 @@ WITH RECURSIVE ends (machine, state) AS (
     UNION SELECT t.machine, t.from_state FROM ends e JOIN jobstate.transitions t ON t.machine = e.machine AND t.to_state = e.state)
 SELECT s.machine, s.name AS no_way_out FROM jobstate.state s
  WHERE s.machine IN ('apply', 'operation', 'apply_task') AND (s.machine, s.name) NOT IN (SELECT * FROM ends);
--- nothing leads out of an end, except, for an apply, to another end
+-- nothing leads out of an end, except, for an apply, to another end, or as long as somebody is at work
 SELECT t.machine, t.from_state, string_agg(t.to_state, ', ' ORDER BY t.to_state) AS leads_to FROM jobstate.transitions t JOIN jobstate.state s ON s.machine = t.machine AND s.name = t.from_state
  WHERE t.machine IN ('apply', 'operation', 'apply_task') AND s.is_terminal GROUP BY 1, 2 ORDER BY 1, 2;
 

@@ -36,6 +36,10 @@ SELECT jobstate.operation_progress(:op, :'token', 'running', expected => 'failed
 SELECT xmin AS before FROM jobstate.operation WHERE id = :op \gset
 SELECT jobstate.operation_progress(:op, :'token', 'checksumming', expected => 'checksumming');
 SELECT state, xmin = :'before' AS unwritten FROM jobstate.operation WHERE id = :op;
+-- a state by any of its names; what is none is not there
+SELECT jobstate.operation_progress(:op, :'token', 'running', expected => 'nonsense'),
+       jobstate.operation_progress(:op, :'token', 'checksumming', expected => 'STATE_CHECKSUMMING');
+SELECT state FROM jobstate.operation WHERE id = :op;
 
 -- completed, once; nothing else follows
 SELECT jobstate.operation_complete(:op, :'token'), jobstate.operation_complete(:op, :'token');

@@ -85,6 +85,12 @@ SELECT operation_key, variant, jobstate.operation_blocker(id) FROM jobstate.oper
 SELECT pg_temp.claim(:r), pg_temp.done(:r, 'b');
 SELECT state FROM jobstate.apply WHERE id = :r;
 
+-- listed before its work it comes after it all the same
+SELECT pg_temp.new('rolling', 'halt', '[{"deployment": "a", "operation_key": "g/group_finalizer", "operation_kind": "group_finalizer"},
+    {"deployment": "a", "operation_key": "g/1"}, {"deployment": "b"}]') AS r \gset
+SELECT pg_temp.claim(:r), pg_temp.claim(:r), pg_temp.done(:r, 'a', 'g/1'), pg_temp.claim(:r), pg_temp.claim(:r);
+SELECT pg_temp.done(:r, 'a', 'g/group_finalizer'), pg_temp.claim(:r);
+
 -- C.6 scenario 15: a lease of 60 seconds; after 61 it is another one's, who goes on in the
 -- same state, after 59 it is not
 SELECT pg_temp.new('rolling', 'halt', '["a"]') AS r \gset
