@@ -138,7 +138,8 @@ COMMENT ON FUNCTION jobstate.ledger_forget(text[])
     IS 'deletes all items of these processors from the ledger, and tells how many there were';
 
 -- ledger_retain: forgets the items that are no longer there; what is claimed stays
--- until its claim has ended.
+-- until its claim has ended.  Where none is named nothing is forgotten: a directory that
+-- is not mounted looks the same as one that is empty.
 -- Writes: ledger.  Locks: the items' rows, with SKIP LOCKED.
 CREATE FUNCTION jobstate.ledger_retain(processor text, items text[])
 RETURNS bigint
@@ -153,6 +154,9 @@ DECLARE
 BEGIN
     PERFORM jobstate.require_argument('processor', $1);
     PERFORM jobstate.require_argument('items', $2);
+    IF array_remove($2, NULL) = '{}' THEN
+        RETURN 0;
+    END IF;
     DELETE FROM jobstate.ledger d
      WHERE d.processor = (SELECT $1)
        AND d.item IN (SELECT l.item FROM jobstate.ledger l
@@ -164,7 +168,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION jobstate.ledger_retain(text, text[])
-    IS 'deletes the items of a processor that are not among these from the ledger, and tells how many';
+    IS 'deletes the items of a processor that are not among these from the ledger, and tells how many; none if none is named';
 
 -- ledger_rename: an item has another name now, and need not be processed for it.
 -- Writes: ledger.  Locks: the item's row.

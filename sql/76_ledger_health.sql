@@ -31,7 +31,8 @@ COMMENT ON FUNCTION jobstate.ledger_stuck(text, text[], timestamptz[], text, tim
 
 -- ledger_health: is a processor keeping up with its items?  The caller tells what
 -- items there are; null says that it could not find out.
---   ok       it keeps up, or there is nothing to do
+--   ok       it keeps up, or there is no item; before its first success it is behind
+--            or well by the newest item alone
 --   warning  the newest item is newer than the last success by more than grace
 --   info     it keeps up, but has passed an item over for longer than stuck_grace,
 --            or items are dead
@@ -74,6 +75,8 @@ BEGIN
     headline := CASE status WHEN 'warning' THEN 'the processor is behind' ELSE 'the processor keeps up' END;
     IF status = 'warning' THEN
         lag_seconds := extract(epoch FROM newest - max_processed_at);
+        RETURN;
+    ELSIF newest IS NULL OR max_processed_at IS NULL THEN
         RETURN;
     END IF;
     SELECT s.item, s.modified INTO stuck_file, stuck_since

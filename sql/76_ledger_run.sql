@@ -13,7 +13,8 @@
 -- takes over while one of these is under way, and these do not hinder each other.
 
 -- ledger_run_busy: says who runs the processor.  A transaction that began a run and
--- has not committed yet is known by its lock only.
+-- has not committed yet is known by its lock only; so is one that takes the processor
+-- over from a run that is over, which the row still tells of.
 -- Writes nothing, locks nothing.
 CREATE FUNCTION jobstate.ledger_run_busy(processor text)
 RETURNS void
@@ -24,6 +25,7 @@ AS $$
 DECLARE
     held record;
     told text;
+    by_run boolean;
 BEGIN
     PERFORM pg_stat_clear_snapshot();
     SELECT p.*, k.pid, a.application_name AS session, a.xact_start INTO held
@@ -32,7 +34,11 @@ BEGIN
                                AND k.mode = 'ExclusiveLock' AND k.granted
            LEFT JOIN pg_stat_activity a ON a.pid = k.pid
      WHERE p.processor = $1;
-    told := CASE WHEN held.run_id IS NOT NULL
+    by_run := held.run_id IS NOT NULL
+        AND (NOT jobstate.ledger_run_over(held.run_hold, held.run_until, held.run_pid, held.run_backend)
+             OR held.run_hold = 'transaction' AND held.run_until > clock_timestamp()
+                AND coalesce(held.pid = held.run_pid, true));
+    told := CASE WHEN by_run
                  THEN format('Run %s of "%s", backend %s, holds it since %s, by its %s, until %s.', held.run_id,
                              held.run_owner, held.run_pid, held.run_since, held.run_hold, held.run_until)
                  WHEN held.pid IS NOT NULL
@@ -195,7 +201,9 @@ BEGIN
         PERFORM jobstate.ledger_run_busy($1);
     END IF;
     IF held.run_id IS NOT NULL THEN
-        IF NOT jobstate.ledger_run_over(held.run_hold, held.run_until, held.run_pid, held.run_backend) THEN
+        -- a run that this very transaction began is held by it, and its lock stops others only
+        IF NOT jobstate.ledger_run_over(held.run_hold, held.run_until, held.run_pid, held.run_backend)
+           OR held.run_hold = 'transaction' AND held.run_pid = pg_backend_pid() AND held.run_since >= now() THEN
             PERFORM jobstate.ledger_run_busy($1);
         END IF;
         PERFORM jobstate.ledger_close_run($1, held.run_id, true, 'the run ended without saying so');

@@ -1,14 +1,14 @@
 -- ledger: rights -------------------------------------------------------------------
 
 -- ledger_functions: what of the family writes, and whether a worker needs it.  What
--- defines processors, forgets all of their items or maintains is the owner's.
+-- defines processors, forgets items or maintains is the owner's.
 -- Writes nothing, locks nothing.
 CREATE FUNCTION jobstate.ledger_functions()
 RETURNS TABLE (fn regprocedure, for_workers boolean)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT p.oid::regprocedure, p.proname !~ '^(ledger_(install_.*|grant|define|forget)|maintain_ledger)$'
+    SELECT p.oid::regprocedure, p.proname !~ '^(ledger_(install_.*|grant|define|forget|retain)|maintain_ledger)$'
       FROM pg_proc p
      WHERE p.pronamespace = 'jobstate'::regnamespace AND p.provolatile = 'v' AND p.prokind = 'f'
        AND (starts_with(p.proname, 'ledger_') OR p.proname = 'maintain_ledger')
@@ -18,7 +18,7 @@ COMMENT ON FUNCTION jobstate.ledger_functions()
     IS 'internal: the functions of the family that write, and which of them a worker needs';
 
 -- ledger_grant: what a worker's role needs: to run processors, claim, mark and fail.
--- It cannot change the settings of a processor.
+-- It can neither change the settings of a processor nor delete what is known of items.
 -- Writes nothing.  Locks: what GRANT locks.
 CREATE FUNCTION jobstate.ledger_grant(worker regrole)
 RETURNS void
@@ -32,7 +32,7 @@ BEGIN
     FOR verb IN SELECT f.fn FROM jobstate.ledger_functions() f WHERE f.for_workers LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', verb, worker);
     END LOOP;
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON jobstate.ledger TO %s', worker);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON jobstate.ledger TO %s', worker);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON jobstate.ledger_run TO %s', worker);
     EXECUTE format('GRANT SELECT, INSERT ON jobstate.ledger_outcome TO %s', worker);
     EXECUTE format('GRANT SELECT, UPDATE (run_id, run_token, run_owner, run_since, run_until, run_hold, run_pid,
@@ -41,7 +41,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION jobstate.ledger_grant(regrole)
-    IS 'lets a role run processors, claim, mark, fail and reset items, but not change the settings of processors';
+    IS 'lets a role run processors, claim, mark, fail and reset items, but neither change the settings of processors nor forget items';
 
 -- What writes is volatile, and is the database owner's to pass on; what reads is
 -- everybody's, within their rights on the tables.

@@ -15,20 +15,73 @@ COMMENT ON FUNCTION jobstate.schedule_in_flight(text, timestamptz, text, integer
     IS 'internal: whether a schedule is held';
 
 -- schedule_ran: up to when a schedule has run once it is taken now.  Missed runs
--- become one, which has run up to now; those within catch_up are taken one by one,
--- each up to its own time.
+-- become one, which has run up to now.  With catch_up each is taken by itself, and has run
+-- up to its own time; those that were missed for longer become the last of them.
 -- Writes nothing, locks nothing.
-CREATE FUNCTION jobstate.schedule_ran(last_run timestamptz, next_at timestamptz, catch_up interval, now timestamptz)
+CREATE FUNCTION jobstate.schedule_ran(spec text, last_run timestamptz, next_at timestamptz, catch_up interval,
+    now timestamptz)
+RETURNS timestamptz
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    since timestamptz;
+BEGIN
+    IF last_run IS NULL OR NOT isfinite(last_run) OR catch_up = '0' THEN
+        RETURN now;
+    END IF;
+    since := ((now AT TIME ZONE 'UTC') - catch_up) AT TIME ZONE 'UTC';
+    RETURN CASE WHEN next_at < since THEN jobstate.schedule_last(spec, next_at, since) ELSE next_at END;
+END
+$$;
+COMMENT ON FUNCTION jobstate.schedule_ran(text, timestamptz, timestamptz, interval, timestamptz)
+    IS 'internal: what last_run becomes when a schedule is taken';
+
+-- schedule_last: the last of a schedule's times up to some moment, from one of its times
+-- on.  Times of day and cron's are whole minutes, and are searched for by halving.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.schedule_last(spec text, first timestamptz, upto timestamptz)
+RETURNS timestamptz
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    every CONSTANT numeric := (SELECT p.every FROM jobstate.schedule_parse(spec) p);
+    at timestamptz := first;
+    none_after timestamptz := upto;
+    middle timestamptz;
+    found_at timestamptz;
+BEGIN
+    IF every IS NOT NULL THEN
+        RETURN first + make_interval(secs => (floor(extract(epoch FROM upto - first) / every) * every)::float8);
+    END IF;
+    WHILE none_after - at >= interval '1 min' LOOP
+        middle := at + make_interval(secs => (extract(epoch FROM none_after - at) / 2)::float8);
+        found_at := jobstate.schedule_next(spec, middle);
+        IF found_at <= upto THEN
+            at := found_at;
+        ELSE
+            none_after := middle;
+        END IF;
+    END LOOP;
+    RETURN at;
+END
+$$;
+COMMENT ON FUNCTION jobstate.schedule_last(text, timestamptz, timestamptz)
+    IS 'internal: the last time of a schedule up to some moment';
+
+-- schedule_became_due: when what is taken now became due: with catch_up the time that it
+-- stands for, else the first that was missed.  What never ran is due when it is taken.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.schedule_became_due(next_at timestamptz, catch_up interval, ran timestamptz)
 RETURNS timestamptz
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE WHEN isfinite(last_run) AND catch_up > interval '0'
-                THEN greatest(next_at, ((now AT TIME ZONE 'UTC') - catch_up) AT TIME ZONE 'UTC')
-                ELSE now END
+    SELECT CASE WHEN isfinite(next_at) AND catch_up = '0' THEN next_at ELSE ran END
 $$;
-COMMENT ON FUNCTION jobstate.schedule_ran(timestamptz, timestamptz, interval, timestamptz)
-    IS 'internal: what last_run becomes when a schedule is taken';
+COMMENT ON FUNCTION jobstate.schedule_became_due(timestamptz, interval, timestamptz)
+    IS 'internal: when a schedule that is taken became due';
 
 -- schedule_due: takes what is due and nobody has, and writes down that it has run,
 -- whatever will become of it.  Commit it before the work begins.
@@ -52,7 +105,7 @@ BEGIN
         UPDATE jobstate.schedule s
            SET state = 'running', token = gen_random_uuid(), taken_by = $1, lease_until = now + coalesce($4, s.lease),
                hold = $5, pid = pg_backend_pid(), backend = me, runs = s.runs + 1,
-               last_run = jobstate.schedule_ran(s.last_run, s.next_at, s.catch_up, now),
+               last_run = jobstate.schedule_ran(s.spec, s.last_run, s.next_at, s.catch_up, now),
                failures = s.failures + (s.state = 'running')::integer,
                last_error = CASE WHEN s.state = 'running' THEN 'it was not finished' ELSE s.last_error END
           FROM (SELECT d.name, d.next_at, d.last_run FROM jobstate.schedule d
@@ -62,7 +115,7 @@ BEGIN
                  ORDER BY d.next_at, d.name LIMIT $2
                    FOR NO KEY UPDATE SKIP LOCKED) o
          WHERE s.name = o.name
-        RETURNING s.name, s.token, CASE WHEN isfinite(o.next_at) AND s.catch_up = '0' THEN o.next_at ELSE s.last_run END,
+        RETURNING s.name, s.token, jobstate.schedule_became_due(o.next_at, s.catch_up, s.last_run),
                   o.last_run, s.last_run, s.lease_until;
 END
 $$;

@@ -91,8 +91,10 @@ DECLARE
 BEGIN
     PERFORM jobstate.require_argument('spec', spec);
     IF plain ~ '^every( |$)' THEN
-        piece := regexp_match(plain, '^every (\d{1,9}) ?(s|m|h|d|w)(?:ecs?|econds?|ins?|inutes?|ours?|ays?|eeks?)?$');
-        every := piece[1]::numeric * ('{"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}'::jsonb ->> piece[2])::numeric;
+        piece := regexp_match(plain, '^every (\d{1,9}) ?'
+            '(?:(s)(?:ecs?|econds?)?|(m)(?:ins?|inutes?)?|(h)(?:ours?)?|(d)(?:ays?)?|(w)(?:eeks?)?)$');
+        every := piece[1]::numeric * CASE coalesce(piece[2], piece[3], piece[4], piece[5], piece[6])
+            WHEN 's' THEN 1 WHEN 'm' THEN 60 WHEN 'h' THEN 3600 WHEN 'd' THEN 86400 WHEN 'w' THEN 604800 END;
         IF every IS NULL OR every NOT BETWEEN 1 AND 3155760000 THEN
             problem := 'An interval is a number above zero of s, m, h, d or w, and at most a hundred years.';
         END IF;

@@ -39,6 +39,7 @@ AS $$
 DECLARE
     now CONSTANT timestamptz := clock_timestamp();
     s jobstate.schedule;
+    ran timestamptz;
     problem text;
 BEGIN
     PERFORM jobstate.require_positive('n', n > 0);
@@ -49,7 +50,8 @@ BEGIN
            FOR NO KEY UPDATE SKIP LOCKED
     LOOP
         name := s.name;
-        due_at := jobstate.schedule_ran(s.last_run, s.next_at, s.catch_up, now);
+        ran := jobstate.schedule_ran(s.spec, s.last_run, s.next_at, s.catch_up, now);
+        due_at := jobstate.schedule_became_due(s.next_at, s.catch_up, ran);
         BEGIN
             problem := NULL;
             job_id := jobstate.schedule_enqueue_one(s.name, s.queue, s.kind, s.payload, s.priority, due_at,
@@ -62,7 +64,7 @@ BEGIN
                 problem := SQLERRM;
         END;
         UPDATE jobstate.schedule u
-           SET last_run = schedule_enqueue.due_at, runs = u.runs + 1, last_error = problem, last_ended_at = now,
+           SET last_run = ran, runs = u.runs + 1, last_error = problem, last_ended_at = now,
                state = CASE WHEN problem IS NULL THEN 'scheduled' ELSE 'failed' END, lease_until = NULL,
                failures = CASE WHEN problem IS NULL THEN 0 ELSE u.failures + 1 END,
                last_success_at = CASE WHEN problem IS NULL THEN now ELSE u.last_success_at END

@@ -27,6 +27,8 @@ SELECT status FROM jobstate.ledger_health('regress_h', '{a}', NULL);
 SELECT pg_temp.health('never, new', '{5 min}');
 SELECT pg_temp.health('never, newest is new', '{1 hour, 29 min}');
 SELECT pg_temp.health('never, old', '{1 hour, 31 min}');
+-- and by that alone: before the first success nothing is stuck
+SELECT pg_temp.health('never, oldest is very old', '{9 hours, 5 min}');
 -- the newest file is newer than the last success by more than grace
 SELECT pg_temp.health('behind', '{10 min, 3 hours}', '41 min');
 SELECT pg_temp.health('not far behind', '{10 min}', '39 min');
@@ -60,6 +62,12 @@ SELECT jobstate.ledger_mark('regress_h', 'x/b.jsonl') IS NOT NULL AS marked, job
        (SELECT count(*) FROM jobstate.ledger_claim('regress_h', 'x/d.jsonl')) AS claimed;
 SELECT status, headline, stuck_file, failing, dead, claimed FROM jobstate.ledger_health('regress_h', '{x/b.jsonl,x/c.jsonl}',
     ARRAY[now() - interval '19 hours', now() - interval '90 hours']);
+-- without items all is well, whatever died; and so it is before the first success
+SELECT status, headline, dead FROM jobstate.ledger_health('regress_h', '{}', '{}');
+SELECT jobstate.ledger_forget('{regress_h}') > 0 AS forgotten;
+SELECT jobstate.ledger_fail('regress_h', 'x/c.jsonl', 'no');
+SELECT status, stuck_file, max_processed_at, dead FROM jobstate.ledger_health('regress_h', '{x/b.jsonl,x/c.jsonl}',
+    ARRAY[now() - interval '5 min', now() - interval '90 hours']);
 
 -- limits as an environment gives them
 SELECT v AS value, jobstate.ledger_setting(v, 50) AS cap, jobstate.ledger_setting(v) AS or_none,

@@ -57,6 +57,9 @@ SELECT group_key ->> 'processor' AS processor, state, n FROM jobstate.counts('jo
 
 -- D.3: a file that is gone leaves no row; a renamed one is not processed again
 SELECT jobstate.ledger_retain('regress_usage', '{1.jsonl,2.jsonl,9.jsonl,new.jsonl}');
+-- a directory that is not mounted is no reason to forget everything
+SELECT jobstate.ledger_retain('regress_usage', '{}') AS none, jobstate.ledger_retain('regress_usage', '{NULL}') AS no_name,
+       jobstate.ledger_retain('regress_usage', ARRAY(SELECT NULL::text WHERE false)) AS nothing_found;
 SELECT jobstate.ledger_rename('regress_usage', '2.jsonl', 'dir/2.jsonl'), jobstate.ledger_rename('regress_usage', '2.jsonl', 'x'),
        jobstate.ledger_rename('regress_usage', '1.jsonl', 'dir/2.jsonl');
 SELECT item, state FROM jobstate.ledger_items('regress_usage');

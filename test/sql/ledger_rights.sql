@@ -46,7 +46,7 @@ SELECT jobstate.ledger_heartbeat('p', '{a,b}', :'claim') > now() AS kept;
 SELECT jobstate.ledger_mark('p', 'a', token => :'claim') > now() AS marked, jobstate.ledger_fail('p', 'b', 'no', :'claim'),
        jobstate.ledger_release('p', 'c', :'claim');
 SELECT count(*) FROM jobstate.ledger_claim('p', 'c');
-SELECT jobstate.ledger_retain('p', '{a,c,d}'), jobstate.ledger_rename('p', 'a', 'e'), jobstate.ledger_reset('p', '{e}');
+SELECT jobstate.ledger_rename('p', 'a', 'e'), jobstate.ledger_reset('p', '{e}');
 SELECT jobstate.ledger_end_run('p', :'run');
 SELECT count(*) FROM jobstate.ledger_rescue();
 SELECT jobstate.schedule_finish('s', :'tick') > now() AS later;
@@ -54,6 +54,8 @@ SELECT jobstate.schedule_finish('s', :'tick') > now() AS later;
 SELECT jobstate.ledger_define('p', '{"cap": 1}');                                -- fails
 UPDATE jobstate.ledger_processor SET cap = 1;                                    -- fails
 SELECT jobstate.ledger_forget('{p}');                                            -- fails
+SELECT jobstate.ledger_retain('p', '{c}');                                       -- fails
+DELETE FROM jobstate.ledger;                                                     -- fails
 SELECT jobstate.schedule_define('s', 'every 1s');                                -- fails
 UPDATE jobstate.schedule SET spec = 'every 1s';                                  -- fails
 SELECT jobstate.schedule_drop('s');                                              -- fails

@@ -93,6 +93,17 @@ SELECT cap FROM jobstate.ledger_begin_run('regress_r', 'nine', hold => 'transact
 SELECT cap FROM jobstate.ledger_begin_run('regress_r', 'ten');
 SELECT owner, state FROM jobstate.ledger_run WHERE processor = 'regress_r' ORDER BY id;
 
+-- begun twice in one transaction: the first one is not lost
+UPDATE jobstate.ledger_processor SET run_until = '2020-01-01' WHERE processor = 'regress_r';
+BEGIN;
+SELECT cap FROM jobstate.ledger_begin_run('regress_r', 'eleven', hold => 'transaction');
+SAVEPOINT again;
+SELECT jobstate.ledger_begin_run('regress_r', 'twelve', hold => 'transaction');  -- fails
+ROLLBACK TO again;
+SELECT owner, state FROM jobstate.ledger_run WHERE processor = 'regress_r' AND state = 'running';
+COMMIT;
+SELECT cap FROM jobstate.ledger_begin_run('regress_r', 'twelve', hold => 'transaction');
+
 -- no processor of that name
 SELECT jobstate.ledger_begin_run('regress_unknown');                             -- fails
 DELETE FROM jobstate.ledger_processor WHERE processor ~ '^regress';

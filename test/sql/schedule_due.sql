@@ -73,6 +73,20 @@ BEGIN
 END $$;
 SELECT name, CASE name WHEN 'regress_each' THEN runs BETWEEN 5 AND 7 ELSE runs BETWEEN 1 AND 2 END AS runs, first_at, in_order FROM pg_temp.ran();
 SELECT name, next_at > clock_timestamp() - interval '1 s' AS through FROM jobstate.schedule ORDER BY 1;
+-- with catch_up a run is due at one of its schedule's times, those before become the last of them
+SELECT spec, last_run, catch_up, array_agg(jobstate.schedule_ran(spec, last_run, jobstate.schedule_next(spec, last_run), catch_up, '2026-03-07 15:12:30Z')
+                                   AT TIME ZONE 'UTC') AS ran
+  FROM (VALUES ('0 * * * *', '2026-03-07 05:00Z'::timestamptz, '3 h'::interval), ('0 * * * *', '2026-03-07 13:00Z', '3 h'), ('every 1h', '2026-03-07 05:20Z', '3 h'),
+               ('every 1h', '2026-03-07 05:20Z', '10 min'), ('0 * * * *', '2026-03-07 05:00Z', '10 min'), ('* * * * *', '2020-01-01 00:00Z', '1 h'),
+               ('daily 03:00, 15:12', '2026-03-01 00:00Z', '1 min'), ('daily 03:00, 15:12', '2026-03-01 00:00Z', '30 s'),
+               ('0 0 29 2 *', '2016-03-01 00:00Z', '1 h'), ('* 9 * * mon', '2025-12-01 00:00Z', '2 days'), ('0 * * * *', '2026-03-07 05:00Z', '0'),
+               ('0 * * * *', NULL, '3 h')) v (spec, last_run, catch_up)
+ GROUP BY 1, 2, 3 ORDER BY spec COLLATE "C", last_run, catch_up;
+SELECT jobstate.schedule_define('regress_hours', 'every 1h', catch_up => '3 h', last_run => now() - interval '9 h 30 min') < now() AS due;
+SELECT last_run AS first FROM jobstate.schedule WHERE name = 'regress_hours' \gset
+SELECT token, due_at - :'first' AS due, last_run - :'first' AS ran FROM jobstate.schedule_due('w', names => '{regress_hours}') \gset
+SELECT :'due' AS due, :'ran' AS ran, jobstate.schedule_finish('regress_hours', :'token') - :'first' AS next;
+SELECT jobstate.schedule_drop('regress_hours');
 -- what never ran makes up for nothing
 SELECT jobstate.schedule_define('regress_new', '* * * * *', catch_up => '1 day');
 SELECT name, previous_run, last_run > now() - interval '1 min' AS now FROM jobstate.schedule_due('w', names => '{regress_new}');

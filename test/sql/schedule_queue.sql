@@ -14,17 +14,21 @@ SELECT count(*) FROM jobstate.schedule_due('w', names => '{regress_q}');
 
 -- coalesced: no second one is put behind one that has not ended, and last_run moves
 UPDATE jobstate.schedule SET last_run = now() - interval '5 h' WHERE name = 'regress_q';
-SELECT name, job_id, due_at > now() - interval '1 min' AS now FROM jobstate.schedule_enqueue();
+SELECT name, job_id, now() - due_at BETWEEN interval '4 h' AND interval '4 h 1 min' AS first_missed FROM jobstate.schedule_enqueue();
+SELECT now() - last_run < interval '1 min' AS ran FROM jobstate.schedule WHERE name = 'regress_q';
 SELECT count(*) FROM jobstate.job WHERE queue = 'regress_q';
 SELECT count(jobstate.complete(id, token)) FROM jobstate.claim('regress_q', 'w');
 UPDATE jobstate.schedule SET last_run = now() - interval '5 h' WHERE name = 'regress_q';
 SELECT name, job_id IS NOT NULL AS enqueued FROM jobstate.schedule_enqueue();
+-- job and answer say when it became due, as schedule_due() does
+SELECT now() - (payload ->> 'due_at')::timestamptz BETWEEN interval '4 h' AND interval '4 h 1 min' AS first_missed
+  FROM jobstate.job WHERE queue = 'regress_q' ORDER BY id DESC LIMIT 1;
 
 -- made up for: a job for each, within the time that is worth it
 SELECT jobstate.schedule_define('regress_each', 'every 1h', 'regress_e', 'tick', catch_up => '3 h',
                                 last_run => now() - interval '9 h 30 min') < now() AS due;
 CALL jobstate.maintain();
-SELECT now() - (payload ->> 'due_at')::timestamptz < interval '3 h' AS recent, count(*) FROM jobstate.job WHERE queue = 'regress_e' GROUP BY 1;
+SELECT date_trunc('minute', now() - (payload ->> 'due_at')::timestamptz) AS ago FROM jobstate.job WHERE queue = 'regress_e' ORDER BY 1;
 SELECT runs, failures, state, next_at > now() AS later FROM jobstate.schedule WHERE name = 'regress_each';
 
 -- a job that is refused is a failure of its schedule, once, and of no other

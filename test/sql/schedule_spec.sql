@@ -22,6 +22,8 @@ SELECT last_run, jobstate.schedule_next('daily 15:30, 03:00', last_run)
 -- how an interval, times and fields may be written
 SELECT spec, jobstate.schedule_next(spec, '2026-11-22 10:07:30') FROM unnest(ARRAY[
     'every 90s', 'every 15m', 'EVERY  2 Hours', 'every 1 day', 'every 1w', 'daily 3:05', 'daily 00:00,10:07,10:08',
+    'every 5sec', 'every 5 secs', 'every 1 second', 'every 5 seconds', 'every 5 min', 'every 5 mins', 'every 1 minute', 'every 5 minutes',
+    'every 1 hour', 'every 3 days', 'every 1 week', 'every 2 weeks',
     '* * * * *', '*/15 * * * *', '7 10 * * *', '8 10 * * *', '5,35 9-17/4 * * *', '50/3 * * * *', '0 0 1 jan *', '0 0 * FEB-mar *',
     '0 12 * * mon-fri', '0 12 * * 7', '0 12 * * 0', '0 12 * * sun', '0 12 * * 5-7', '0 12 * * fri-sun', '0 12 * * sat,tue',
     '0 0 29 2 *', '0 0 31 * *', '0 0 */10 * *', '@hourly', '@daily', '@Midnight', '@weekly', '@monthly', '@yearly', '@annually']) spec;
@@ -55,7 +57,7 @@ EXCEPTION WHEN OTHERS THEN
     RETURN SQLSTATE || ': ' || detail;
 END $$;
 SELECT spec, pg_temp.try(spec) FROM unnest(ARRAY[
-    '', 'never', 'every', 'every 0m', 'every -1m', 'every 1.5h', 'every 15', 'every 15 y', 'every 999999999w', 'daily', 'daily 24:00',
+    '', 'never', 'every', 'every 0m', 'every -1m', 'every 1.5h', 'every 15', 'every 15 y', 'every 5 hins', 'every 5 secks', 'every 1 mays', 'every 2 dours', 'every 1 wecs', 'every 1 m inutes', 'every 999999999w', 'daily', 'daily 24:00',
     'daily 3', 'daily 3:60', 'daily 03:00 04:00', '* * * *', '* * * * * *', '60 * * * *', '* 24 * * *', '* * 0 * *', '* * 32 * *', '* * * 13 *',
     '* * * * 8', '* * * foo *', '* * * * fry', '5-1 * * * *', '*/0 * * * *', '1,,2 * * * *', ', * * * *', '1- * * * *', '-1 * * * *', 'a * * * *',
     '1/2/3 * * * *', '0 0 30 2 *', '0 0 31 4,6,9,11 *', '@reboot']) spec;
