@@ -85,6 +85,30 @@ $$;
 COMMENT ON FUNCTION jobstate.store_put_aside(text)
     IS 'internal: takes an expired record out of the way; true if it did';
 
+-- store_lifetime: a time to live as it is kept: of seconds, because a day is 24 hours
+-- whatever the session's zone is, and no longer than a point in time can tell.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.store_lifetime(ttl interval)
+RETURNS interval
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    longest CONSTANT numeric := 10000 * 31557600.0;
+BEGIN
+    PERFORM jobstate.require_positive('ttl', ttl > '0');
+    IF extract(epoch FROM ttl) > longest THEN
+        RAISE EXCEPTION 'argument "ttl" is too long'
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = format('It is %s.', ttl),
+                  HINT = 'A record lives for at most 10000 years.';
+    END IF;
+    RETURN make_interval(secs => extract(epoch FROM ttl)::float8);
+END
+$$;
+COMMENT ON FUNCTION jobstate.store_lifetime(interval)
+    IS 'internal: a time to live in seconds; raises 22004 or 22023 for one that makes no sense';
+
 -- store_insert: a new record, unless there is one with this id.  40001 if the snapshot
 -- is older than the end of the one before.
 -- Writes: store.  Locks nothing else.
@@ -122,12 +146,14 @@ RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    lives interval;
 BEGIN
     PERFORM jobstate.require_argument('id', id);
     PERFORM jobstate.store_given('record', record);
-    PERFORM jobstate.require_positive('ttl', ttl > '0');
+    lives := jobstate.store_lifetime(ttl);
     PERFORM jobstate.store_check_id(id, record);
-    WHILE NOT jobstate.store_insert(id, record, make_interval(secs => extract(epoch FROM ttl)::float8)) LOOP
+    WHILE NOT jobstate.store_insert(id, record, lives) LOOP
         IF NOT jobstate.store_put_aside(id) THEN
             DELETE FROM jobstate.store s WHERE s.id = $1;
         END IF;
@@ -254,7 +280,7 @@ BEGIN
     IF NOT upsert OR jobstate.store_get(id) IS NOT NULL THEN
         PERFORM jobstate.store_look(id, token);
     ELSIF jobstate.store_insert(id, jobstate.store_given('fields', fields),
-                                make_interval(secs => extract(epoch FROM jobstate.store_ttl())::float8)) THEN
+                                jobstate.store_lifetime(jobstate.store_ttl())) THEN
         RETURN (SELECT jobstate.store_record(s.fields, s.state_id) FROM jobstate.store s WHERE s.id = $1);
     ELSE
         PERFORM jobstate.store_put_aside(id);

@@ -11,8 +11,8 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
@@ -258,10 +258,43 @@ ask_sql(SPIPlanPtr *plan, const char *sql, FunctionCallInfo fcinfo, bool *isnull
 	return answer;
 }
 
-/* The record that may be written, if it is there; what it waits for may change it. */
+/* Might somebody have the row that was found?  If so, the update may have to wait. */
+static bool
+is_contended(StoreTable *store)
+{
+	BufferHeapTupleTableSlot *slot = (BufferHeapTupleTableSlot *) store->old;
+
+	return !TTS_IS_BUFFERTUPLE(store->old) ||
+		(slot->base.tuple->t_data->t_infomask & HEAP_XMAX_INVALID) == 0;
+}
+
+/* Waits for whoever has the row, and keeps it if that one wrote nothing. */
+static TM_Result
+lock_row(StoreTable *store)
+{
+	ItemPointerData tid = store->old->tts_tid;
+	TM_FailureData failure;
+	TM_Result	result;
+
+	result = table_tuple_lock(store->writer->rel, &tid, GetActiveSnapshot(),
+							  store->new, store->writer->cid,
+							  LockTupleNoKeyExclusive, LockWaitBlock, 0, &failure);
+	ExecClearTuple(store->new);
+	return result;
+}
+
+/*
+ * The record that may be written, if it is there; what it waits for may change it.
+ *
+ * Time goes by while it waits, so whether the record is alive, and until when it
+ * will be, is for the clock to say after the wait: the row is locked first where
+ * somebody might have it.
+ */
 static Jsonb *
 update_row(StoreTable *store, StoreUpdate *update, bool *expired)
 {
+	bool		locked = false;
+
 	for (;;)
 	{
 		TimestampTz now = GetCurrentTimestamp();
@@ -271,14 +304,24 @@ update_row(StoreTable *store, StoreUpdate *update, bool *expired)
 		if (!find_row(store, update->id) || !is_alive(store, now) ||
 			!is_of_attempt(store, update->token))
 			return NULL;
-		record = make_new(store, &update->given, now);
-		result = jobstate_row_update(store->writer, store->old, store->new,
-									 GetActiveSnapshot(), true);
-		if (result == TM_Ok)
+		if (!locked && is_contended(store))
 		{
-			/* it may have waited, for one who wrote nothing in the end */
-			*expired = !is_alive(store, GetCurrentTimestamp());
-			return record;
+			result = lock_row(store);
+			locked = result == TM_Ok;
+			if (locked)
+				continue;
+		}
+		else
+		{
+			record = make_new(store, &update->given, now);
+			result = jobstate_row_update(store->writer, store->old, store->new,
+										 GetActiveSnapshot(), true);
+			if (result == TM_Ok)
+			{
+				/* somebody may have locked it in the moment before */
+				*expired = !is_alive(store, GetCurrentTimestamp());
+				return record;
+			}
 		}
 		ExecClearTuple(store->old);
 		refuse_if_serial();

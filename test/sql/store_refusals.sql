@@ -14,6 +14,7 @@ SELECT jobstate.store_create('n1', '{"status": "queued"}') IS NOT NULL;
 SELECT call, pg_temp.refusal('jobstate.' || call)
   FROM unnest(ARRAY[
     'store_create(NULL, ''{}'')', 'store_create(''n1'', NULL)', 'store_create(''n1'', ''{}'', NULL)', 'store_create(''n1'', ''{}'', ''0'')',
+    'store_create(''n1'', ''{}'', ''-1 s'')', 'store_create(''n1'', ''{}'', ''100000000 years'')', 'store_create(''n1'', ''{}'', ''10001 years'')',
     'store_get(NULL)', 'store_update(NULL, ''{"a": 1}'')', 'store_update(NULL, ''{}'')', 'store_update(''n1'', NULL)',
     'store_update(''n1'', ''[]'')', 'store_update(''n1'', ''5'')', 'store_update(''n1'', ''"x"'')', 'store_update(''n1'', ''null'')',
     'store_update(''n9'', ''{"a": 1}'', NULL, NULL)',
@@ -31,4 +32,10 @@ SELECT call, pg_temp.refusal('jobstate.' || call)
     'store_prune(0)', 'store_prune(NULL)', 'store_grant(NULL)']) call;
 -- nothing of all that was written
 SELECT jobstate.store_get('n1'), attempt FROM jobstate.store;
+-- the longest life, and the default that is longer
+SELECT jobstate.store_create('n2', '{}', '10000 years') IS NOT NULL AS kept;
+BEGIN;
+UPDATE jobstate.store_setting SET ttl = '100000000 years';
+SELECT pg_temp.refusal($$jobstate.store_create('n3', '{}')$$), pg_temp.refusal($$jobstate.store_update('n3', '{"a": 1}', upsert => true)$$);
+ROLLBACK;
 DELETE FROM jobstate.store;
