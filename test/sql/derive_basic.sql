@@ -14,7 +14,7 @@ INSERT INTO regress_p VALUES (1, 'waiting'), (2, 'busy'), (3, 'over');
 INSERT INTO regress_c VALUES (10, 1, 'waiting'), (20, 2, 'bad'), (30, 3, 'over'), (31, 3, 'over');
 SELECT jobstate.derive('regress_p', 'regress_c', 'p', 'regress_r');
 SELECT id, state FROM regress_p ORDER BY id;
-SELECT * FROM jobstate.derivations;
+SELECT * FROM jobstate.derivations WHERE parent::text LIKE 'regress%';
 
 -- one child after the other
 UPDATE regress_c SET state = 'busy' WHERE id = 30;
@@ -80,7 +80,7 @@ SELECT jobstate.underive('regress_p', 'regress_c');
 UPDATE regress_c SET state = 'over';
 SELECT id, state FROM regress_p ORDER BY id;
 UPDATE regress_p SET state = 'over' WHERE id = 1;
-SELECT * FROM jobstate.derivations;
+SELECT * FROM jobstate.derivations WHERE parent::text LIKE 'regress%';
 -- READ ONLY comes too late for what follows from what was written
 SELECT jobstate.derive('regress_p', 'regress_c', 'p', 'regress_r');
 BEGIN;
