@@ -139,6 +139,7 @@ my %sql = (
 # Of the bare tables, too, a row cannot be deleted that was changed since the snapshot.
 my %without = ('repeatable read' => qr/childless/, 'serializable' => qr/childless/);
 
+my $scripts = PostgreSQL::Test::Utils::tempdir();    # other tests write to the folder above it
 my %run;
 my $first = 0;
 for my $level ('read committed', 'repeatable read', 'serializable')
@@ -147,7 +148,7 @@ for my $level ('read committed', 'repeatable read', 'serializable')
 	my @files;
 	for my $name (grep { !$without{$level} || !/$without{$level}/ } sort keys %sql)
 	{
-		my $file = "$PostgreSQL::Test::Utils::tmp_check/$name\_$first.sql";
+		my $file = "$scripts/$name\_$first.sql";
 		append_to_file($file, "\\set client $first + :client_id\n$own$sql{$name}\n");
 		push @files, '-f', $file;
 	}
