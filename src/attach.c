@@ -202,19 +202,13 @@ insert_attachment(FunctionCallInfo fcinfo)
 {
 	Oid			types[] = {REGCLASSOID, TEXTOID, NAMEOID, NAMEARRAYOID, INT8OID};
 	Datum		values[5];
-	JobstateRole role = jobstate_become(jobstate_catalog()->owner);
 	int			i;
 
 	for (i = 0; i < 4; i++)
 		values[i] = PG_GETARG_DATUM(i);
 	values[4] = Int64GetDatum(jobstate_attachment_new_epoch());
-	jobstate_spi_connect();
-	if (SPI_execute_with_args("INSERT INTO jobstate.attachment VALUES ($1, $2, $3, $4, $5)",
-							  5, types, values, NULL, false, 0) != SPI_OK_INSERT)
-		elog(ERROR, "could not insert the attachment");
-	jobstate_spi_finish();
-	jobstate_return(role);
-	CommandCounterIncrement();
+	jobstate_catalog_write("INSERT INTO jobstate.attachment VALUES ($1, $2, $3, $4, $5)",
+						   5, types, values, NULL, SPI_OK_INSERT);
 }
 
 static void
@@ -370,15 +364,9 @@ delete_attachment(Oid target)
 {
 	Oid			type = OIDOID;
 	Datum		value = ObjectIdGetDatum(target);
-	JobstateRole role = jobstate_become(jobstate_catalog()->owner);
 
-	jobstate_spi_connect();
-	if (SPI_execute_with_args("DELETE FROM jobstate.attachment WHERE target OPERATOR(pg_catalog.=) $1",
-							  1, &type, &value, NULL, false, 0) != SPI_OK_DELETE)
-		elog(ERROR, "could not delete the attachment");
-	jobstate_spi_finish();
-	jobstate_return(role);
-	CommandCounterIncrement();
+	jobstate_catalog_write("DELETE FROM jobstate.attachment WHERE target OPERATOR(pg_catalog.=) $1",
+						   1, &type, &value, NULL, SPI_OK_DELETE);
 }
 
 /* No state may be derived from or to a table that is let go. */

@@ -13,11 +13,15 @@
 
 #include "access/genam.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_collation.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -189,6 +193,30 @@ jobstate_spi_finish(void)
 {
 	if (SPI_finish() != SPI_OK_FINISH)
 		elog(ERROR, "SPI_finish failed");
+}
+
+/* A scan for the rows whose first column is this name, by an index that begins with it */
+SysScanDesc
+jobstate_catalog_scan(Relation rel, Oid index, const char *name, ScanKey key)
+{
+	ScanKeyInit(key, 1, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(name));
+	key->sk_collation = DEFAULT_COLLATION_OID;
+	return systable_beginscan(rel, index, true, NULL, 1, key);
+}
+
+/* Writes the catalogue by one statement, as its owner; what it did is seen at once. */
+void
+jobstate_catalog_write(const char *sql, int n, Oid *types, Datum *values,
+					   const char *nulls, int expected)
+{
+	JobstateRole role = jobstate_become(jobstate_catalog()->owner);
+
+	jobstate_spi_connect();
+	if (SPI_execute_with_args(sql, n, types, values, nulls, false, 0) != expected)
+		elog(ERROR, "could not execute \"%s\"", sql);
+	jobstate_spi_finish();
+	jobstate_return(role);
+	CommandCounterIncrement();
 }
 
 /* A query's plan, made once and kept for the session. */

@@ -6,6 +6,7 @@
 #ifndef JOBSTATE_CATALOG_H
 #define JOBSTATE_CATALOG_H
 
+#include "access/genam.h"
 #include "executor/spi.h"
 
 #include "utils/snapshot.h"
@@ -57,6 +58,10 @@ extern void jobstate_return(JobstateRole role);
 
 extern void jobstate_spi_connect(void);
 extern void jobstate_spi_finish(void);
+extern SysScanDesc jobstate_catalog_scan(Relation rel, Oid index, const char *name,
+										 ScanKey key);
+extern void jobstate_catalog_write(const char *sql, int n, Oid *types,
+								   Datum *values, const char *nulls, int expected);
 extern SPIPlanPtr jobstate_spi_plan(SPIPlanPtr *kept, const char *sql, int n,
 									Oid *types);
 extern Datum jobstate_spi_value(uint64 row, int column, bool *isnull);

@@ -132,16 +132,11 @@ update_names(const char *sql, Oid target, const char *old, const char *new)
 {
 	Oid			types[] = {OIDOID, TEXTOID, TEXTOID};
 	Datum		values[3];
-	JobstateRole role = jobstate_become(jobstate_catalog()->owner);
 
 	values[0] = ObjectIdGetDatum(target);
 	values[1] = CStringGetTextDatum(old);
 	values[2] = CStringGetTextDatum(new);
-	jobstate_spi_connect();
-	if (SPI_execute_with_args(sql, 3, types, values, NULL, false, 0) != SPI_OK_UPDATE)
-		elog(ERROR, "could not follow the renaming of column \"%s\"", old);
-	jobstate_spi_finish();
-	jobstate_return(role);
+	jobstate_catalog_write(sql, 3, types, values, NULL, SPI_OK_UPDATE);
 }
 
 /* A column that derive() was told of has a new name. */

@@ -283,8 +283,8 @@ static bool
 derive_one(JobstateTouched *touched)
 {
 	ErrorContextCallback context = {error_context_stack, say_what, touched};
-	JobstateLockedRow	row;
-	JobstateVerdict		verdict = {0};
+	JobstateLockedRow row;
+	JobstateVerdict verdict = {0};
 	bool		changed = false;
 
 	CHECK_FOR_INTERRUPTS();

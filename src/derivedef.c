@@ -70,19 +70,6 @@ exists(Oid parent, Oid child)
 	return false;
 }
 
-static void
-execute(const char *sql, int n, Oid *types, Datum *values, const char *nulls, int expected)
-{
-	JobstateRole role = jobstate_become(jobstate_catalog()->owner);
-
-	jobstate_spi_connect();
-	if (SPI_execute_with_args(sql, n, types, values, nulls, false, 0) != expected)
-		elog(ERROR, "could not execute \"%s\"", sql);
-	jobstate_spi_finish();
-	jobstate_return(role);
-	CommandCounterIncrement();
-}
-
 /* derivation_add(row of jobstate.derivation, without ord) returns void */
 Datum
 jobstate_derivation_add(PG_FUNCTION_ARGS)
@@ -109,7 +96,7 @@ jobstate_derivation_add(PG_FUNCTION_ARGS)
 		nulls[i] = PG_ARGISNULL(i) ? 'n' : ' ';
 		values[i] = PG_GETARG_DATUM(i);
 	}
-	execute("INSERT INTO jobstate.derivation"
+	jobstate_catalog_write("INSERT INTO jobstate.derivation"
 			" SELECT $1, $2, 1 OPERATOR(pg_catalog.+) COALESCE(pg_catalog.max(d.ord), 0),"
 			" $3, $4, $5, $6, $7, $8, $9, $10"
 			" FROM jobstate.derivation d WHERE d.parent OPERATOR(pg_catalog.=) $1",
@@ -128,7 +115,7 @@ jobstate_derivation_drop(PG_FUNCTION_ARGS)
 	if (!exists(PG_GETARG_OID(0), PG_GETARG_OID(1)))
 		jobstate_error_not_derived(PG_GETARG_OID(0));
 	LockRelationOid(PG_GETARG_OID(0), ShareRowExclusiveLock);
-	execute("DELETE FROM jobstate.derivation WHERE parent OPERATOR(pg_catalog.=) $1"
+	jobstate_catalog_write("DELETE FROM jobstate.derivation WHERE parent OPERATOR(pg_catalog.=) $1"
 			" AND child OPERATOR(pg_catalog.=) $2",
 			2, types, values, NULL, SPI_OK_DELETE);
 	if (jobstate_derivations_of_parent(PG_GETARG_OID(0)) != NIL)

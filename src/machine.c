@@ -13,9 +13,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "catalog/pg_collation.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/rel.h"
 
 #include "catalog.h"
@@ -38,15 +36,6 @@ enum
 	Anum_transition_to
 };
 
-static SysScanDesc
-scan_machine(Relation rel, Oid index, const char *name, ScanKey key)
-{
-	ScanKeyInit(key, 1, BTEqualStrategyNumber, F_TEXTEQ,
-				CStringGetTextDatum(name));
-	key->sk_collation = DEFAULT_COLLATION_OID;
-	return systable_beginscan(rel, index, true, NULL, 1, key);
-}
-
 static Datum
 column(HeapTuple tuple, Relation rel, int attnum)
 {
@@ -60,7 +49,7 @@ load_states(JobstateMachine *machine)
 {
 	Relation	rel = table_open(jobstate_catalog()->state, AccessShareLock);
 	ScanKeyData key;
-	SysScanDesc scan = scan_machine(rel, jobstate_catalog()->state_pkey,
+	SysScanDesc scan = jobstate_catalog_scan(rel, jobstate_catalog()->state_pkey,
 									machine->name, &key);
 	HeapTuple	tuple;
 
@@ -86,7 +75,7 @@ load_transitions(JobstateMachine *machine)
 {
 	Relation	rel = table_open(jobstate_catalog()->transition, AccessShareLock);
 	ScanKeyData key;
-	SysScanDesc scan = scan_machine(rel, jobstate_catalog()->transition_pkey,
+	SysScanDesc scan = jobstate_catalog_scan(rel, jobstate_catalog()->transition_pkey,
 									machine->name, &key);
 	HeapTuple	tuple;
 

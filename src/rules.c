@@ -13,13 +13,11 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -100,14 +98,6 @@ text_column(HeapTuple tuple, Relation rel, int attnum)
 	return isnull ? NULL : TextDatumGetCString(value);
 }
 
-static SysScanDesc
-scan_by_name(Relation rel, Oid index, const char *name, ScanKey key)
-{
-	ScanKeyInit(key, 1, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(name));
-	key->sk_collation = DEFAULT_COLLATION_OID;
-	return systable_beginscan(rel, index, true, NULL, 1, key);
-}
-
 static Quantifier
 quantifier_by_name(const char *name)
 {
@@ -180,7 +170,7 @@ load_rules(JobstateRuleSet *set)
 {
 	Relation	rel = table_open(jobstate_catalog()->rule, AccessShareLock);
 	ScanKeyData key;
-	SysScanDesc scan = scan_by_name(rel, jobstate_catalog()->rule_pkey, set->name, &key);
+	SysScanDesc scan = jobstate_catalog_scan(rel, jobstate_catalog()->rule_pkey, set->name, &key);
 	JobstateRule *rule = NULL;
 	HeapTuple	tuple;
 	ListCell   *cell;
@@ -215,7 +205,7 @@ jobstate_rules_load(const char *name)
 	JobstateRuleSet *set = palloc0(sizeof(JobstateRuleSet));
 	Relation	rel = table_open(jobstate_catalog()->rule_set, AccessShareLock);
 	ScanKeyData key;
-	SysScanDesc scan = scan_by_name(rel, jobstate_catalog()->rule_set_pkey, name, &key);
+	SysScanDesc scan = jobstate_catalog_scan(rel, jobstate_catalog()->rule_set_pkey, name, &key);
 	HeapTuple	tuple = systable_getnext(scan);
 
 	if (!HeapTupleIsValid(tuple))
