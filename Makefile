@@ -36,13 +36,19 @@ COPT += -Werror
 endif
 
 .DEFAULT_GOAL = all
-.PHONY: test demo symbols
+
+# What runs for long, each a target of its own; docs/reliability.md has their last results.
+LONG := $(notdir $(wildcard test/long/*))
+.PHONY: test demo symbols $(LONG)
 
 test demo:
 	@test/run $@
 
-# test and demo install what is missing, so they alone do without a pg_config that works.
-ifneq (,$(filter-out test demo,$(or $(MAKECMDGOALS),all)))
+$(LONG):
+	@test/long/$@
+
+# These install what is missing, so they alone do without a pg_config that works.
+ifneq (,$(filter-out test demo $(LONG),$(or $(MAKECMDGOALS),all)))
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
