@@ -9,7 +9,8 @@ OBJS := $(SRCS:.c=.o)
 EXTVERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" jobstate.control)
 PARTS := $(sort $(wildcard sql/[0-9][0-9]_*.sql))
 DATA_built = sql/jobstate--$(EXTVERSION).sql
-DATA := $(wildcard sql/jobstate--*--*.sql)
+# What was released stays as it was released: updates start from there.
+DATA := $(wildcard sql/jobstate--*--*.sql sql/released/*.sql)
 
 # ONLY names runners, TESTS names tests (% is a wildcard): both narrow installcheck and test.
 ONLY ?= regress isolation tap

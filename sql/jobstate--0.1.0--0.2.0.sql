@@ -1,0 +1,1 @@
+\echo Use "ALTER EXTENSION jobstate UPDATE" to load this file. \quit
