@@ -28,6 +28,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/catalog.h"
 #include "catalog/index.h"
 #include "commands/defrem.h"
 #include "commands/tablecmds.h"
@@ -138,34 +139,43 @@ insert_batch(Relation rel, JobstateLogRow *row, int n)
 		ExecStoreHeapTuple(tuple_from_row(&row[i]), slot[i], true);
 	}
 	table_multi_insert(rel, slot, n, GetCurrentCommandId(true),
-					   TABLE_INSERT_NO_LOGICAL | TABLE_INSERT_SKIP_FSM, NULL);
+					   TABLE_INSERT_SKIP_FSM, NULL);
 	last = slot[n - 1]->tts_tid;
 	for (i = 0; i < n; i++)
 		ExecDropSingleTupleTableSlot(slot[i]);
 	return last;
 }
 
-/* Returns where the last row went. */
+static ItemPointerData
+insert_row(Relation rel, JobstateLogRow *row)
+{
+	HeapTuple	tuple = tuple_from_row(row);
+	ItemPointerData tid;
+
+	heap_insert(rel, tuple, GetCurrentCommandId(true),
+				HEAP_INSERT_NO_LOGICAL | HEAP_INSERT_SKIP_FSM, NULL);
+	tid = tuple->t_self;
+	heap_freetuple(tuple);
+	return tid;
+}
+
+/*
+ * Returns where the last row went.  A batch would be decoded whatever it is
+ * told, so at wal_level = logical the rows go one by one.
+ */
 static ItemPointerData
 insert_rows(Relation rel, JobstateLogRow *row, int n)
 {
+	int			step = RelationIsLogicallyLogged(rel) ? 1 : BATCH;
 	ItemPointerData last;
 	int			i;
 
-	if (n == 1)
+	for (i = 0; i < n; i += step)
 	{
-		HeapTuple	tuple = tuple_from_row(row);
+		int			rows = Min(step, n - i);
 
-		heap_insert(rel, tuple, GetCurrentCommandId(true),
-					HEAP_INSERT_NO_LOGICAL | HEAP_INSERT_SKIP_FSM, NULL);
-		last = tuple->t_self;
-		heap_freetuple(tuple);
-		return last;
-	}
-	for (i = 0; i < n; i += BATCH)
-	{
 		CHECK_FOR_INTERRUPTS();
-		last = insert_batch(rel, row + i, Min(BATCH, n - i));
+		last = rows == 1 ? insert_row(rel, row + i) : insert_batch(rel, row + i, rows);
 	}
 	return last;
 }
