@@ -52,12 +52,15 @@ jobstate_attachment_row(Oid target, JobstateAttachmentRow *row)
 	SysScanDesc scan = scan_for(rel, target);
 	HeapTuple	tuple = systable_getnext(scan);
 	bool		found = HeapTupleIsValid(tuple);
+	Datum		column;
 	bool		isnull;
 
 	if (found)
 	{
 		row->machine = TextDatumGetCString(heap_getattr(tuple, Anum_attachment_machine, desc, &isnull));
-		row->state_column = *DatumGetName(heap_getattr(tuple, Anum_attachment_state_column, desc, &isnull));
+		column = heap_getattr(tuple, Anum_attachment_state_column, desc, &isnull);
+		Assert(!isnull);
+		row->state_column = *DatumGetName(column);
 		row->group_by = DatumGetArrayTypePCopy(heap_getattr(tuple, Anum_attachment_group_by, desc, &isnull));
 		row->epoch = DatumGetInt64(heap_getattr(tuple, Anum_attachment_epoch, desc, &isnull));
 		row->own_write = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));

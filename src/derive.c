@@ -215,6 +215,8 @@ decide(JobstateTouched *touched, JobstateVerdict *verdict)
 			break;
 	}
 	UnregisterSnapshot(snapshot);
+	if (children == NULL)
+		return;
 	verdict->rule = jobstate_rules_match(verdict->source->rules, children->child, children->n);
 	if (verdict->rule == NULL)
 		return;

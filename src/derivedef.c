@@ -9,6 +9,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -42,6 +43,7 @@ is_above(Oid above, Oid below)
 {
 	ListCell   *cell;
 
+	check_stack_depth();
 	if (above == below)
 		return true;
 	foreach(cell, jobstate_derivations_of_child(below))

@@ -367,7 +367,7 @@ jobstate_key_from_jsonb(JobstateKeySpec *spec, Jsonb *json, Oid target,
 {
 	JsonbIterator *it;
 	JsonbIteratorToken token;
-	JsonbValue	value;
+	JsonbValue	value = {0};
 	uint32		given = 0;
 	int			i = -1;
 

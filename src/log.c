@@ -95,7 +95,7 @@ tuple_from_row(JobstateLogRow *row)
 {
 	Size		header = MAXALIGN(SizeofHeapTupleHeader);
 	Size		room = header + offsetof(LogForm, group_key) +
-		VARSIZE_ANY(row->key) + VARSIZE_ANY(row->deltas) + 2 * ALIGNOF_INT;
+		VARSIZE_ANY(row->key) + VARSIZE_ANY(row->deltas) + ALIGNOF_INT + ALIGNOF_INT;
 	HeapTuple	tuple = palloc0(HEAPTUPLESIZE + room);
 	LogForm    *form;
 	char	   *end;
@@ -170,6 +170,7 @@ insert_rows(Relation rel, JobstateLogRow *row, int n)
 	ItemPointerData last;
 	int			i;
 
+	ItemPointerSetInvalid(&last);
 	for (i = 0; i < n; i += step)
 	{
 		int			rows = Min(step, n - i);

@@ -22,6 +22,7 @@ typedef struct SumsEntry
 static inline bool
 same_key(JobstateSum *a, JobstateSum *b)
 {
+	/* cppcheck-suppress ctuuninitvar; what is compared is set */
 	return a->hash == b->hash && a->epoch == b->epoch &&
 		jobstate_key_same(a->key, b->key);
 }

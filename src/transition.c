@@ -62,6 +62,7 @@ kept_plan(const char *sql, JobstateParams *params)
 	uint32		hash = hash_bytes((const unsigned char *) sql, strlen(sql));
 	KeptPlan   *kept;
 	SPIPlanPtr	plan = NULL;
+	char	   *copy;
 	bool		found;
 
 	if (kept_plans == NULL)
@@ -77,14 +78,14 @@ kept_plan(const char *sql, JobstateParams *params)
 		return kept->plan;
 
 	(void) jobstate_spi_plan(&plan, sql, params->n, params->type);
-	sql = MemoryContextStrdup(TopMemoryContext, sql);
+	copy = MemoryContextStrdup(TopMemoryContext, sql);
 	kept = hash_search(kept_plans, &hash, HASH_ENTER, &found);
 	if (found)
 	{
 		SPI_freeplan(kept->plan);
 		pfree(kept->sql);
 	}
-	kept->sql = (char *) sql;
+	kept->sql = copy;
 	kept->params = *params;
 	kept->plan = plan;
 	return plan;
