@@ -104,7 +104,10 @@ BEGIN
             END IF;
             DELETE FROM jobstate.rollup r WHERE r.target = dropped.objid;
             IF EXISTS (SELECT FROM jobstate.derivation d WHERE dropped.objid IN (d.parent, d.child)) THEN
-                PERFORM jobstate.touch_parents(d.parent) FROM jobstate.derivation d WHERE d.child = dropped.objid;
+                -- pg_restore --clean drops keys before tables: then no row of the parent can be named
+                PERFORM jobstate.touch_parents(d.parent) FROM jobstate.derivation d
+                  WHERE d.child = dropped.objid
+                    AND EXISTS (SELECT FROM pg_index x WHERE x.indrelid = d.parent AND x.indisprimary);
                 DELETE FROM jobstate.derivation d WHERE dropped.objid IN (d.parent, d.child);
             END IF;
             PERFORM jobstate.uncount_dropped(dropped.objid);

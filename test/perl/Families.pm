@@ -111,6 +111,7 @@ sub facts
 {
 	my ($node, $db, %how) = @_;
 	return $node->safe_psql($db, q{
+		SET client_encoding = 'UTF8';
 		SELECT a.target, t.* FROM jobstate.attachments a, jobstate.totals(a.target) t
 		 WHERE t.total <> 0 ORDER BY a.target::text COLLATE "C", t.group_key::text COLLATE "C", t.state COLLATE "C";
 		SELECT target, machine, state_column, group_by, watched FROM jobstate.attachments ORDER BY target::text COLLATE "C";
@@ -119,8 +120,8 @@ sub facts
 		SELECT * FROM jobstate.rules ORDER BY rule_set COLLATE "C", ord;
 		SELECT * FROM jobstate.derivations ORDER BY parent::text COLLATE "C", child::text COLLATE "C";
 		SELECT target, group_key, state_id, day, n FROM jobstate.rollup ORDER BY target::text COLLATE "C", group_key::text COLLATE "C", state_id, day;
-		SELECT format('SELECT %L, count(*), md5(string_agg(t::text, %L ORDER BY t::text COLLATE "C")) FROM %s t',
-		              c.oid::regclass, E'\n', c.oid::regclass)
+		SELECT format('SELECT %L, count(*), md5(convert_to(string_agg(t::text, %L ORDER BY t::text COLLATE "C"), %L)) FROM %s t',
+		              c.oid::regclass, E'\n', 'UTF8', c.oid::regclass)
 		  FROM pg_class c WHERE c.relnamespace IN ('jobstate'::regnamespace, 'app'::regnamespace) AND c.relkind IN ('r', 'p')
 		   AND c.relname !~ '^(segment|base|attachment|machine|state|transition|rule)'
 		 ORDER BY c.oid::regclass::text COLLATE "C" \gexec
