@@ -289,10 +289,10 @@ jobstate_attachment_if_any(Oid target)
 		return NULL;
 	/* what was told meanwhile may be about this one: use it once only */
 	attachment->outdated = before_load != invalidations;
-	MemoryContextSetParent(attachment->context, CacheMemoryContext);
 	before = MemoryContextSwitchTo(TopMemoryContext);
 	attachments = lappend(attachments, attachment);
 	MemoryContextSwitchTo(before);
+	MemoryContextSetParent(attachment->context, CacheMemoryContext);
 	return attachment;
 }
 

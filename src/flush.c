@@ -44,7 +44,8 @@ flush(void)
 {
 	JobstateTally **tally;
 	int			ntallies = jobstate_tally_set_list(jobstate_tally_pending(), &tally);
-	JobstateLogRow *row = palloc(sizeof(JobstateLogRow) * ntallies);
+	JobstateLogRow *row = palloc_extended(sizeof(JobstateLogRow) * ntallies,
+										  MCXT_ALLOC_HUGE);
 	bool		full = false;
 	int			n = 0;
 	int			i;

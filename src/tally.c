@@ -135,11 +135,25 @@ jobstate_tally_set_list(JobstateTallySet *set, JobstateTally ***list)
 	TallyEntry *entry;
 	int			n = 0;
 
-	*list = palloc(sizeof(JobstateTally *) * (set->hash->members + 1));
+	*list = palloc_extended(sizeof(JobstateTally *) * (set->hash->members + 1),
+							MCXT_ALLOC_HUGE);
 	tallyhash_start_iterate(set->hash, &it);
 	while ((entry = tallyhash_iterate(set->hash, &it)) != NULL)
 		(*list)[n++] = entry->tally;
 	return n;
+}
+
+/* Its size is what it was until there is more: an error leaves both as they are. */
+static void
+enlarge_journal(void)
+{
+	int			wanted = Max(64, maxjournal * 2);
+
+	if (journal == NULL)
+		journal = MemoryContextAlloc(pending->context, sizeof(Undo) * wanted);
+	else
+		journal = repalloc_huge(journal, sizeof(Undo) * wanted);
+	maxjournal = wanted;
 }
 
 /* Remembers a delta's value for the abort of this subtransaction. */
@@ -149,13 +163,7 @@ save(JobstateTally *tally, JobstateDelta *delta, SubTransactionId subid)
 	Undo	   *undo;
 
 	if (njournal == maxjournal)
-	{
-		maxjournal = Max(64, maxjournal * 2);
-		if (journal == NULL)
-			journal = MemoryContextAlloc(pending->context, sizeof(Undo) * maxjournal);
-		else
-			journal = repalloc_huge(journal, sizeof(Undo) * maxjournal);
-	}
+		enlarge_journal();
 	undo = &journal[njournal++];
 	undo->tally = tally;
 	undo->delta = delta - tally->deltas.delta;

@@ -60,10 +60,10 @@ static touchedhash_hash *touched = NULL;
 static JobstateTouched *last = NULL;	/* the next row is often of the same parent */
 static List *whole = NIL;		/* tables of which every row is touched */
 
-/* What was taken out of these within a savepoint, and what is to come back */
+/* What was taken out of these within a savepoint, and whether it is to come back */
 static List *taken_rows = NIL;	/* of JobstateTouched */
 static List *taken_whole = NIL;
-static List *returned = NIL;	/* of JobstateTouched */
+static bool rolled_back = false;
 
 static JobstateTouched *
 make_touched(JobstateTouched *probe)
@@ -82,6 +82,7 @@ make_touched(JobstateTouched *probe)
 static void
 touch(JobstateAttachment *parent, JobstateKeyValues *key, bool is_new)
 {
+	/* cppcheck-suppress uninitvar; a key has a column */
 	JobstateTouched probe = {parent, 0, *key, false};
 
 	if (last == NULL || !same_parent(last, &probe))
@@ -247,7 +248,7 @@ jobstate_touch_parents_of(Oid child)
 bool
 jobstate_touched_any(void)
 {
-	return whole != NIL || returned != NIL ||
+	return whole != NIL || rolled_back ||
 		(touched != NULL && touched->members > 0);
 }
 
@@ -426,20 +427,23 @@ take_whole(Oid relid, JobstateAttachment *parent)
 	whole = list_delete_oid(whole, relid);
 }
 
-/* Rows that a rolled back savepoint gives back are touched like others. */
+/* What a rolled back savepoint gives back is touched like anything else. */
 static void
 touch_returned(void)
 {
-	List	   *rows = returned;
 	ListCell   *cell;
 
-	returned = NIL;
-	foreach(cell, rows)
+	foreach(cell, taken_whole)
+		jobstate_touch_all(lfirst_oid(cell));
+	foreach(cell, taken_rows)
 	{
 		JobstateTouched *row = lfirst(cell);
 
 		touch(row->parent, &row->key, row->is_new);
 	}
+	taken_rows = NIL;
+	taken_whole = NIL;
+	rolled_back = false;
 }
 
 /*
@@ -458,7 +462,8 @@ jobstate_touched_take(int *n)
 	JobstateTouched *taken;
 
 	*n = 0;
-	touch_returned();
+	if (rolled_back)
+		touch_returned();
 	relid = deepest_table();
 	LockRelationOid(relid, RowExclusiveLock);
 	parent = derived_table(relid);
@@ -492,28 +497,23 @@ AtEnd_touched(XactEvent event, void *arg)
 			whole = NIL;
 			taken_rows = NIL;
 			taken_whole = NIL;
-			returned = NIL;
+			rolled_back = false;
 			break;
 		default:
 			break;
 	}
 }
 
-/* What was looked at since the savepoint may be wrong again. */
+/*
+ * What was looked at since the savepoint may be wrong again.  That is only
+ * noted here: an abort must not need memory.
+ */
 static void
 AtAbortSub_touched(SubXactEvent event, SubTransactionId mySubid,
 				   SubTransactionId parentSubid, void *arg)
 {
-	MemoryContext before;
-
-	if (event != SUBXACT_EVENT_ABORT_SUB)
-		return;
-	before = MemoryContextSwitchTo(context);
-	returned = list_concat(returned, taken_rows);
-	whole = list_concat_unique_oid(whole, taken_whole);
-	taken_rows = NIL;
-	taken_whole = NIL;
-	MemoryContextSwitchTo(before);
+	if (event == SUBXACT_EVENT_ABORT_SUB && (taken_rows != NIL || taken_whole != NIL))
+		rolled_back = true;
 }
 
 void
