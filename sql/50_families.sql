@@ -38,6 +38,42 @@ $$;
 COMMENT ON FUNCTION jobstate.require_positive(text, boolean)
     IS 'raises 22004 or 22023 with the argument''s name unless the comparison with zero holds';
 
+-- require_role: refuses NULL, and the number of a role that is not there.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.require_role(argument text, role regrole)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM jobstate.require_argument(argument, role);
+    IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = role) THEN
+        RAISE EXCEPTION 'role with OID % does not exist', role::oid
+            USING ERRCODE = 'undefined_object';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION jobstate.require_role(text, regrole)
+    IS 'raises 22004 with the argument''s name if the role is null, 42704 if there is no such role';
+
+-- require_json: refuses what is not of the wanted kind: object or array.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.require_json(argument text, value jsonb, kind text)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM jobstate.require_argument(argument, value);
+    IF jsonb_typeof(value) <> kind THEN
+        RAISE EXCEPTION 'argument "%" must be a JSON %', argument, kind
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION jobstate.require_json(text, jsonb, text)
+    IS 'raises 22004 or 22023 with the argument''s name unless the value is an object, or an array';
+
 -- family_names: every function install_<family>() of the extension is a family.
 -- Only members of the extension count, so nobody can plant one.
 -- Writes nothing, locks nothing.

@@ -137,7 +137,7 @@ DECLARE
     upload_ids bigint[];
     failure record;
 BEGIN
-    PERFORM jobstate.require_argument('results', results);
+    PERFORM jobstate.require_json('results', results, 'array');
     upload_ids := ARRAY(SELECT (r ->> 'upload_id')::bigint FROM jsonb_array_elements(results) r);
     PERFORM jobstate.upload_hold_all(upload_ids);
     IF token IS NOT NULL THEN

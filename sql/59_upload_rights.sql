@@ -11,7 +11,7 @@ AS $$
 DECLARE
     fn regprocedure;
 BEGIN
-    PERFORM jobstate.require_argument('worker', worker);
+    PERFORM jobstate.require_role('worker', worker);
     FOR fn IN
         SELECT p.oid FROM pg_proc p
          WHERE p.pronamespace = 'jobstate'::regnamespace AND p.provolatile = 'v'

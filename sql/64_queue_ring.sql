@@ -48,7 +48,7 @@ DECLARE
     ring record;
     fresh record;
 BEGIN
-    PERFORM jobstate.require_argument('settings', settings);
+    PERFORM jobstate.require_json('settings', settings, 'object');
     SELECT min(k) INTO unknown FROM jsonb_object_keys(settings) k WHERE k <> ALL (known);
     IF unknown IS NOT NULL THEN
         RAISE EXCEPTION 'setting "%" does not exist', unknown
@@ -141,7 +141,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     few CONSTANT integer := 1000;
-    part CONSTANT text := format('jobstate.job_%s', slot);
+    part CONSTANT text := format('jobstate.%I', 'job_' || slot);
     pages CONSTANT bigint := pg_relation_size(part::regclass) / current_setting('block_size')::bigint;
     old timestamptz;
     stays boolean;
@@ -182,9 +182,9 @@ BEGIN
     SELECT clock_timestamp() - r.failed_retention INTO young FROM jobstate.queue_ring r;
     WHILE stay IS NULL LOOP
         BEGIN
-            EXECUTE format('SELECT array(SELECT j.position FROM jobstate.job_%s j
+            EXECUTE format('SELECT array(SELECT j.position FROM jobstate.%I j
                                           WHERE j.state_id = 5 AND j.finished_at > $1
-                                          LIMIT $2 FOR UPDATE SKIP LOCKED)', slot)
+                                          LIMIT $2 FOR UPDATE SKIP LOCKED)', 'job_' || slot)
                INTO stay USING young, n;
         EXCEPTION WHEN serialization_failure THEN
             IF NOT jobstate.queue_look_again() THEN
@@ -221,10 +221,10 @@ BEGIN
       INTO old, young FROM jobstate.queue_ring r;
     EXECUTE format('SELECT coalesce(array_agg(s.position), ''{}'') AS positions,
                            count(*) <= %s AND bool_and($1 OR s.state_id = 5) IS NOT FALSE AS can_move
-                      FROM (SELECT j.position, j.state_id FROM jobstate.job_%s j
+                      FROM (SELECT j.position, j.state_id FROM jobstate.%I j
                              WHERE j.state_id IN (1, 2) OR j.state_id = 5 AND j.finished_at > $2
                                    OR NOT $1 AND j.state_id <> 5 AND j.finished_at > $3
-                             LIMIT %s) s', few, slot, few + 1)
+                             LIMIT %s) s', few, 'job_' || slot, few + 1)
        INTO rest USING needed, young, old;
     RETURN CASE WHEN rest.can_move THEN rest.positions END;
 END
@@ -243,7 +243,7 @@ AS $$
 DECLARE
     rest bigint[];
 BEGIN
-    EXECUTE format('LOCK TABLE jobstate.job_%s IN ACCESS EXCLUSIVE MODE', slot);
+    EXECUTE format('LOCK TABLE jobstate.%I IN ACCESS EXCLUSIVE MODE', 'job_' || slot);
     rest := jobstate.queue_slot_rest(slot, needed);
     IF rest IS NULL THEN
         RAISE lock_not_available;

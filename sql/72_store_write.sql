@@ -16,11 +16,7 @@ LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM jobstate.require_argument(argument, fields);
-    IF jsonb_typeof(fields) <> 'object' THEN
-        RAISE EXCEPTION 'argument "%" must be a JSON object', argument
-            USING ERRCODE = 'invalid_parameter_value';
-    END IF;
+    PERFORM jobstate.require_json(argument, fields, 'object');
     RETURN coalesce((SELECT jsonb_object_agg(f.key, f.value) FROM jsonb_each(fields) f WHERE f.value <> 'null'), '{}');
 END
 $$;

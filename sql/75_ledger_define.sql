@@ -14,7 +14,7 @@ DECLARE
     unknown text;
 BEGIN
     PERFORM jobstate.require_argument('processor', name);
-    PERFORM jobstate.require_argument('settings', settings);
+    PERFORM jobstate.require_json('settings', settings, 'object');
     SELECT min(k) INTO unknown FROM jsonb_object_keys(settings) k WHERE k <> ALL (known);
     IF unknown IS NOT NULL THEN
         RAISE EXCEPTION 'setting "%" does not exist', unknown

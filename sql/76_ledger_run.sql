@@ -317,7 +317,7 @@ DECLARE
     known CONSTANT text[] := '{scanned,processed,skipped,capped,errors,items_extracted,errors_detail}';
     unknown text;
 BEGIN
-    PERFORM jobstate.require_argument('stats', stats);
+    PERFORM jobstate.require_json('stats', stats, 'object');
     SELECT min(s.key) INTO unknown FROM jsonb_each(stats) s
      WHERE s.key <> ALL (known)
         OR CASE s.key WHEN 'errors_detail' THEN jsonb_typeof(s.value) <> 'array'

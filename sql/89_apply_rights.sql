@@ -29,7 +29,7 @@ AS $$
 DECLARE
     verb regprocedure;
 BEGIN
-    PERFORM jobstate.require_argument('worker', worker);
+    PERFORM jobstate.require_role('worker', worker);
     FOR verb IN SELECT f.fn FROM jobstate.apply_functions() f WHERE f.for_workers LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', verb, worker);
     END LOOP;
