@@ -13,6 +13,24 @@ ALTER TABLE jobstate.rule_set ENABLE ALWAYS TRIGGER changed;
 ALTER TABLE jobstate.rule ENABLE ALWAYS TRIGGER changed;
 ALTER TABLE jobstate.derivation ENABLE ALWAYS TRIGGER changed;
 
+-- What defines machines, attachments and derivations is each database's own.
+CREATE FUNCTION jobstate.keep_own() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'jobstate_keep_own';
+COMMENT ON FUNCTION jobstate.keep_own() IS 'keeps what a subscription brings out of the catalogue';
+
+DO $$
+DECLARE
+    relname text;
+BEGIN
+    FOREACH relname IN ARRAY ARRAY['machine', 'state', 'transition', 'attachment', 'rule_set', 'rule', 'derivation']
+    LOOP
+        EXECUTE pg_catalog.format('CREATE TRIGGER keep_own BEFORE INSERT OR UPDATE OR DELETE ON jobstate.%I'
+            ' FOR EACH ROW EXECUTE FUNCTION jobstate.keep_own()', relname);
+        EXECUTE pg_catalog.format('ALTER TABLE jobstate.%I ENABLE REPLICA TRIGGER keep_own', relname);
+    END LOOP;
+END
+$$;
+
 -- One condition, like "any failed, stopped" or "later not completed": its
 -- quantifier and its states; no row where it is none.
 -- Writes nothing, locks nothing.

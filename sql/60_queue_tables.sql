@@ -94,10 +94,17 @@ BEGIN
                         FOR EACH STATEMENT EXECUTE FUNCTION jobstate.queue_changed()', settings);
         EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER changed', settings);
     END IF;
+    -- a subscription's rows fire no triggers of statements
+    IF NOT EXISTS (SELECT FROM pg_trigger t
+                    WHERE t.tgrelid = settings::regclass AND t.tgname = 'changed_row' AND t.tgenabled = 'R') THEN
+        EXECUTE format('CREATE OR REPLACE TRIGGER changed_row AFTER INSERT OR UPDATE OR DELETE ON %s
+                        FOR EACH ROW EXECUTE FUNCTION jobstate.queue_changed()', settings);
+        EXECUTE format('ALTER TABLE %s ENABLE REPLICA TRIGGER changed_row', settings);
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION jobstate.queue_install_changed(text)
-    IS 'internal: creates the trigger that tells of a change of settings';
+    IS 'internal: creates the triggers that tell of a change of settings';
 
 -- queue_install_settings: queues, their lanes, the ring.
 -- Writes: queue_ring.  Locks: the tables that it creates.

@@ -108,7 +108,11 @@ AS $$
                               WHERE o.tgrelid = w.relation AND o.tgfoid = w.fn AND o.tgname <> w.name
                               ORDER BY o.tgname LIMIT 1) o ON g.oid IS NULL)
     SELECT f.target, f.relation, f.name,
-           CASE WHEN f.tgenabled IN ('D', 'R') THEN 'disabled' WHEN f.tgenabled = 'O' THEN 'not always'
+           CASE WHEN f.tgenabled IN ('D', 'R') THEN 'disabled'
+                WHEN f.tgenabled = 'O' AND EXISTS (SELECT FROM pg_subscription_rel s
+                                                     JOIN jobstate.health_relations() r ON r.relation = s.srrelid
+                                                    WHERE r.target = f.target) THEN 'subscribed'
+                WHEN f.tgenabled = 'O' THEN 'not always'
                 WHEN f.other_name IS NOT NULL THEN 'renamed' ELSE 'missing' END,
            CASE WHEN f.tgenabled IS NOT NULL
                 THEN format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', f.relation, f.name)
@@ -139,10 +143,11 @@ BEGIN
            format('%s of %s%s %s', f.trigger_name, f.relation,
                   CASE WHEN f.n > 1 THEN format(' and %s more', f.n - 1) ELSE '' END,
                   CASE f.fault WHEN 'disabled' THEN 'is disabled: rows change unguarded and uncounted'
+                               WHEN 'subscribed' THEN 'is not ENABLE ALWAYS: rows that the subscription brings are not counted'
                                WHEN 'renamed' THEN 'has another name: what it should see is refused'
                                WHEN 'missing' THEN 'is missing: rows change unguarded and uncounted'
                                ELSE 'is not ENABLE ALWAYS: rows that are replayed are not counted' END),
-           f.repairs || CASE WHEN f.fault IN ('missing', 'disabled')
+           f.repairs || CASE WHEN f.fault IN ('missing', 'disabled', 'subscribed')
                              THEN format('; SELECT jobstate.%s(%L)',
                                          CASE WHEN jobstate.counted(f.target) THEN 'rebuild' ELSE 'recount' END, f.target)
                                   || coalesce((SELECT string_agg(DISTINCT format('; SELECT jobstate.rederive(%L)', d.parent), '')
@@ -318,12 +323,8 @@ BEGIN
                            FROM unnest(d.child_order) WITH ORDINALITY x (n, i)) o (by)
      CROSS JOIN LATERAL (SELECT string_agg(format('c.%I = p.%I', k, own[i]), ' AND ')
                            FROM unnest(d.key) WITH ORDINALITY x (k, i)) j (joined)
-     WHERE d.parent = derived
-    HAVING count(*) > 0;
-    -- none where the table is no parent
-    IF query IS NOT NULL THEN
-        EXECUTE query INTO said;
-    END IF;
+     WHERE d.parent = derived;
+    EXECUTE query INTO said;
     RETURN said;
 END
 $$;

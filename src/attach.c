@@ -85,10 +85,8 @@ execute(const char *sql, int expected)
 static void
 require_watchable_one(Oid relid)
 {
-	Relation	rel = try_table_open(relid, AccessShareLock);
+	Relation	rel = table_open(relid, AccessShareLock);
 
-	if (rel == NULL)
-		jobstate_error_no_table(relid);
 	if (rel->rd_rel->relkind != RELKIND_RELATION &&
 		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
 		jobstate_error_wrong_kind(rel);
@@ -189,6 +187,7 @@ validate(FunctionCallInfo fcinfo)
 	if (array_contains_nulls(group_by))
 		jobstate_error_null("group_by");
 	require_watchable(PG_GETARG_OID(0));
+	require_unattached(PG_GETARG_OID(0));
 	require_distinct(NameStr(*PG_GETARG_NAME(2)), group_by);
 	require_same_groups(PG_GETARG_OID(0), group_by);
 	attachment = jobstate_attachment_build(PG_GETARG_OID(0),
@@ -196,8 +195,6 @@ validate(FunctionCallInfo fcinfo)
 										   NameStr(*PG_GETARG_NAME(2)),
 										   group_by, 0);
 	MemoryContextDelete(attachment->context);
-	/* Last, for check() looks at the rows of an attached table nevertheless. */
-	require_unattached(PG_GETARG_OID(0));
 }
 
 static void
@@ -342,6 +339,7 @@ jobstate_attach(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(0))
 		jobstate_error_null("target");
+	PreventCommandIfReadOnly("attach()");
 	target = PG_GETARG_OID(0);
 	jobstate_require_owner(target);
 	(void) lock_all(target, ShareRowExclusiveLock);
@@ -396,6 +394,7 @@ jobstate_detach(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(0))
 		jobstate_error_null("target");
+	PreventCommandIfReadOnly("detach()");
 	target = PG_GETARG_OID(0);
 	jobstate_require_owner(target);
 	(void) lock_all(target, ShareRowExclusiveLock);

@@ -20,8 +20,10 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "replication/logicalworker.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -31,6 +33,7 @@
 #include "error.h"
 
 PG_FUNCTION_INFO_V1(jobstate_catalog_trigger);
+PG_FUNCTION_INFO_V1(jobstate_keep_own);
 
 static JobstateCatalog catalog;
 static bool catalog_valid = false;
@@ -153,6 +156,28 @@ jobstate_catalog_trigger(PG_FUNCTION_ARGS)
 		jobstate_error_trigger_protocol("catalog_changed");
 	jobstate_catalog_changed();
 	return PointerGetDatum(NULL);
+}
+
+/*
+ * Row trigger on the catalogue tables, for replicas.  A publication FOR ALL TABLES
+ * carries them; but tables have other OIDs and other epochs in each database, and
+ * rows that are applied fire no triggers of statements, so nobody would notice.
+ * What triggers of applied rows write is this database's own again.
+ */
+Datum
+jobstate_keep_own(PG_FUNCTION_ARGS)
+{
+	TriggerData *event = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_BEFORE(event->tg_event) ||
+		!TRIGGER_FIRED_FOR_ROW(event->tg_event))
+		jobstate_error_trigger_protocol("keep_own");
+	if (IsLogicalWorker() &&
+		DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0)) == 1)
+		return PointerGetDatum(NULL);
+	return PointerGetDatum(TRIGGER_FIRED_BY_UPDATE(event->tg_event) ?
+						   event->tg_newtuple : event->tg_trigtuple);
 }
 
 /*

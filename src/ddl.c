@@ -21,6 +21,7 @@
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/parsenodes.h"
 #include "parser/parse_type.h"
@@ -121,6 +122,7 @@ jobstate_uncount_dropped(PG_FUNCTION_ARGS)
 Datum
 jobstate_uncount(PG_FUNCTION_ARGS)
 {
+	PreventCommandIfReadOnly("uncount()");
 	if (!PG_ARGISNULL(0))
 		uncount(PG_GETARG_OID(0));
 	PG_RETURN_VOID();

@@ -309,13 +309,13 @@ jobstate_fold(BlockNumber worth)
 	int			n;
 	int			i;
 
+	PreventCommandIfReadOnly("fold()");
 	begin_fold(&fold);
 	if (!ConditionalLockRelationOid(fold.catalog.recent, ShareUpdateExclusiveLock))
 	{
 		result.busy = true;
 		return result;
 	}
-	PreventCommandIfReadOnly("fold()");
 	n = lock_segments(&fold, worth, locked, &result.missed);
 	if (n == 0 && !wants_rewrite(&fold))
 		return result;

@@ -17,7 +17,9 @@ SELECT jobstate.recount('regress_t');                                           
 SELECT jobstate.fold();                                                          -- fails
 CALL jobstate.maintain();                                                        -- fails
 \echo :SQLSTATE
+SELECT jobstate.attach('regress_t', 'regress_m', 'state');                       -- fails
 SELECT jobstate.detach('regress_t');                                             -- fails
+SELECT jobstate.uncount('regress_t');                                            -- fails
 SELECT jobstate.prune('regress_t', '1 day', 'at');                               -- fails
 SELECT * FROM jobstate.take('regress_t', 'a', 'b');                              -- fails
 SELECT * FROM jobstate.transition('regress_t', '{1}', 'b');                      -- fails
