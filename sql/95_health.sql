@@ -323,8 +323,12 @@ BEGIN
                            FROM unnest(d.child_order) WITH ORDINALITY x (n, i)) o (by)
      CROSS JOIN LATERAL (SELECT string_agg(format('c.%I = p.%I', k, own[i]), ' AND ')
                            FROM unnest(d.key) WITH ORDINALITY x (k, i)) j (joined)
-     WHERE d.parent = derived;
-    EXECUTE query INTO said;
+     WHERE d.parent = derived
+    HAVING count(*) > 0;
+    -- none where the table is no parent
+    IF query IS NOT NULL THEN
+        EXECUTE query INTO said;
+    END IF;
     RETURN said;
 END
 $$;

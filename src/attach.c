@@ -85,8 +85,10 @@ execute(const char *sql, int expected)
 static void
 require_watchable_one(Oid relid)
 {
-	Relation	rel = table_open(relid, AccessShareLock);
+	Relation	rel = try_table_open(relid, AccessShareLock);
 
+	if (rel == NULL)
+		jobstate_error_no_table(relid);
 	if (rel->rd_rel->relkind != RELKIND_RELATION &&
 		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
 		jobstate_error_wrong_kind(rel);
@@ -187,7 +189,6 @@ validate(FunctionCallInfo fcinfo)
 	if (array_contains_nulls(group_by))
 		jobstate_error_null("group_by");
 	require_watchable(PG_GETARG_OID(0));
-	require_unattached(PG_GETARG_OID(0));
 	require_distinct(NameStr(*PG_GETARG_NAME(2)), group_by);
 	require_same_groups(PG_GETARG_OID(0), group_by);
 	attachment = jobstate_attachment_build(PG_GETARG_OID(0),
@@ -195,6 +196,8 @@ validate(FunctionCallInfo fcinfo)
 										   NameStr(*PG_GETARG_NAME(2)),
 										   group_by, 0);
 	MemoryContextDelete(attachment->context);
+	/* Last, for check() looks at the rows of an attached table nevertheless. */
+	require_unattached(PG_GETARG_OID(0));
 }
 
 static void
