@@ -128,17 +128,21 @@ read_all(JobstateCatalog *catalog, Reading *reading, Snapshot snapshot,
 	}
 }
 
+/*
+ * In the order in which a fold takes its locks.  There that is not needed, for it
+ * waits for none of them; but its replay on a standby does.
+ */
 static void
 lock_all(JobstateCatalog *catalog, bool lock)
 {
 	void		(*act) (Oid, LOCKMODE) = lock ? LockRelationOid : UnlockRelationOid;
 	int			i;
 
-	act(catalog->recent, AccessShareLock);
-	for (i = 0; i < 2; i++)
-		act(catalog->settled[i], AccessShareLock);
 	for (i = 0; i < JOBSTATE_SEGMENTS; i++)
 		act(catalog->segment[i], AccessShareLock);
+	for (i = 0; i < 2; i++)
+		act(catalog->settled[i], AccessShareLock);
+	act(catalog->recent, AccessShareLock);
 }
 
 /* The snapshot, but seeing all that this transaction wrote to the log. */
