@@ -53,3 +53,629 @@ BEGIN
 END
 $$;
 
+CREATE OR REPLACE FUNCTION jobstate.keep_own() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'jobstate_keep_own';
+
+COMMENT ON FUNCTION jobstate.keep_own() IS 'keeps what a subscription brings out of the catalogue';
+
+DO $$
+DECLARE
+    relname text;
+BEGIN
+    FOREACH relname IN ARRAY ARRAY['machine', 'state', 'transition', 'attachment', 'rule_set', 'rule', 'derivation']
+    LOOP
+        EXECUTE pg_catalog.format('CREATE TRIGGER keep_own BEFORE INSERT OR UPDATE OR DELETE ON jobstate.%I'
+            ' FOR EACH ROW EXECUTE FUNCTION jobstate.keep_own()', relname);
+        EXECUTE pg_catalog.format('ALTER TABLE jobstate.%I ENABLE REPLICA TRIGGER keep_own', relname);
+    END LOOP;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.require_role(argument text, role regrole)
+RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM jobstate.require_argument(argument, role);
+    IF NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = role) THEN
+        RAISE EXCEPTION 'role with OID % does not exist', role::oid
+            USING ERRCODE = 'undefined_object';
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION jobstate.require_role(text, regrole)
+    IS 'raises 22004 with the argument''s name if the role is null, 42704 if there is no such role';
+
+CREATE OR REPLACE FUNCTION jobstate.require_json(argument text, value jsonb, kind text)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM jobstate.require_argument(argument, value);
+    IF jsonb_typeof(value) <> kind THEN
+        RAISE EXCEPTION 'argument "%" must be a JSON %', argument, kind
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION jobstate.require_json(text, jsonb, text)
+    IS 'raises 22004 or 22023 with the argument''s name unless the value is an object, or an array';
+
+CREATE OR REPLACE FUNCTION jobstate.upload_apply_results(results jsonb, token uuid DEFAULT NULL,
+    OUT merged bigint, OUT failed bigint)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    upload_ids bigint[];
+    failure record;
+BEGIN
+    PERFORM jobstate.require_json('results', results, 'array');
+    upload_ids := ARRAY(SELECT (r ->> 'upload_id')::bigint FROM jsonb_array_elements(results) r);
+    PERFORM jobstate.upload_hold_all(upload_ids);
+    IF token IS NOT NULL THEN
+        PERFORM jobstate.upload_check_batch(upload_ids, token);
+    END IF;
+    UPDATE jobstate.upload u
+       SET succeeded = u.succeeded IS NOT FALSE AND r.error_code IS NULL,
+           order_number = CASE WHEN u.succeeded IS NOT FALSE AND r.error_code IS NULL THEN r.order_number END
+      FROM jsonb_to_recordset(results) AS r(upload_id bigint, order_number integer, error_code text)
+     WHERE u.id = r.upload_id AND u.state_id = 2;
+    INSERT INTO jobstate.upload_totals (repo_id, commit_sha, upload_id,
+                files, lines, hits, misses, partials, branches, methods, coverage)
+    SELECT u.repo_id, u.commit_sha, u.id,
+           t.files, t.lines, t.hits, t.misses, t.partials, t.branches, t.methods, t.coverage
+      FROM jsonb_to_recordset(results) AS r(upload_id bigint, totals jsonb)
+      JOIN jobstate.upload u ON u.id = r.upload_id AND u.state_id = 2 AND u.succeeded,
+           jsonb_to_record(r.totals) AS t(files integer, lines integer, hits integer, misses integer,
+               partials integer, branches integer, methods integer, coverage numeric)
+     WHERE r.totals IS NOT NULL
+        ON CONFLICT DO NOTHING;
+    FOR failure IN
+        SELECT r.* FROM jsonb_to_recordset(results)
+               AS r(upload_id bigint, error_code text, error_params jsonb)
+          JOIN jobstate.upload u ON u.id = r.upload_id AND u.state_id = 2
+         WHERE r.error_code IS NOT NULL
+    LOOP
+        PERFORM jobstate.upload_note_error(ARRAY[failure.upload_id], failure.error_code, failure.error_params);
+    END LOOP;
+    SELECT s.merged, s.failed INTO merged, failed FROM jobstate.upload_settle(upload_ids) s;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.upload_grant(worker regrole)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    fn regprocedure;
+BEGIN
+    PERFORM jobstate.require_role('worker', worker);
+    FOR fn IN
+        SELECT p.oid FROM pg_proc p
+         WHERE p.pronamespace = 'jobstate'::regnamespace AND p.provolatile = 'v'
+           AND starts_with(p.proname, 'upload_') AND NOT starts_with(p.proname, 'upload_install_')
+           AND p.proname <> 'upload_grant'
+         ORDER BY p.proname
+    LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', fn, worker);
+    END LOOP;
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON jobstate.upload, jobstate.upload_scope,
+                    jobstate.upload_error, jobstate.upload_totals TO %s', worker);
+    EXECUTE format('GRANT SELECT ON jobstate.upload_follow_up, jobstate.upload_error_code TO %s', worker);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.queue_install_changed(settings text)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_trigger t
+                    WHERE t.tgrelid = settings::regclass AND t.tgname = 'changed' AND t.tgenabled = 'A') THEN
+        EXECUTE format('CREATE OR REPLACE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s
+                        FOR EACH STATEMENT EXECUTE FUNCTION jobstate.queue_changed()', settings);
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER changed', settings);
+    END IF;
+    -- a subscription's rows fire no triggers of statements
+    IF NOT EXISTS (SELECT FROM pg_trigger t
+                    WHERE t.tgrelid = settings::regclass AND t.tgname = 'changed_row' AND t.tgenabled = 'R') THEN
+        EXECUTE format('CREATE OR REPLACE TRIGGER changed_row AFTER INSERT OR UPDATE OR DELETE ON %s
+                        FOR EACH ROW EXECUTE FUNCTION jobstate.queue_changed()', settings);
+        EXECUTE format('ALTER TABLE %s ENABLE REPLICA TRIGGER changed_row', settings);
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION jobstate.queue_install_changed(text)
+    IS 'internal: creates the triggers that tell of a change of settings';
+
+CREATE OR REPLACE FUNCTION jobstate.queue_define(queue text, settings jsonb DEFAULT '{}')
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    name ALIAS FOR queue;
+    known CONSTANT text[] := '{shards,lease,max_attempts,backoff,aging,max_running,max_running_per_key,dead_letters,notify}';
+    unknown text;
+BEGIN
+    PERFORM jobstate.queue_require_name(name);
+    PERFORM jobstate.require_json('settings', settings, 'object');
+    SELECT min(k) INTO unknown FROM jsonb_object_keys(settings) k WHERE k <> ALL (known);
+    IF unknown IS NOT NULL THEN
+        RAISE EXCEPTION 'setting "%" does not exist', unknown
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = format('It was given for queue "%s".', name),
+                  HINT = format('Settings: %s.', array_to_string(known, ', '));
+    END IF;
+    INSERT INTO jobstate.queue (queue) VALUES (name) ON CONFLICT DO NOTHING;
+    UPDATE jobstate.queue q
+       SET (shards, lease, max_attempts, backoff, aging,
+            max_running, max_running_per_key, dead_letters, notify) =
+           (SELECT n.shards, n.lease, n.max_attempts, n.backoff, n.aging,
+                   n.max_running, n.max_running_per_key, n.dead_letters, n.notify
+              FROM jsonb_populate_record(q, settings) n)
+     WHERE q.queue = name;
+EXCEPTION
+    WHEN check_violation OR not_null_violation OR data_exception THEN
+        IF SQLSTATE IN ('22004', '22023') THEN
+            RAISE;
+        END IF;
+        RAISE EXCEPTION 'the settings for queue "%" are not valid', name
+            USING ERRCODE = 'invalid_parameter_value', DETAIL = SQLERRM || '.',
+                  HINT = 'Sizes, times and limits are above zero, shards at most 64; only the limits may be null, which is none.';
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.queue_ring_define(settings jsonb)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    known CONSTANT text[] := '{slots,slot_jobs,slot_length,retention,failed_retention,dead_letter_retention}';
+    unknown text;
+    ring record;
+    fresh record;
+BEGIN
+    PERFORM jobstate.require_json('settings', settings, 'object');
+    SELECT min(k) INTO unknown FROM jsonb_object_keys(settings) k WHERE k <> ALL (known);
+    IF unknown IS NOT NULL THEN
+        RAISE EXCEPTION 'setting "%" does not exist', unknown
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = 'It was given for the ring.',
+                  HINT = format('Settings: %s.', array_to_string(known, ', '));
+    END IF;
+    SELECT r.* INTO ring FROM jobstate.queue_ring r;
+    SELECT n.* INTO fresh FROM jobstate.queue_ring r, jsonb_populate_record(r, settings) n;
+    IF (fresh.slots, fresh.slot_jobs) IS DISTINCT FROM (ring.slots, ring.slot_jobs) THEN
+        LOCK TABLE jobstate.job IN ACCESS EXCLUSIVE MODE;
+        IF EXISTS (SELECT FROM jobstate.job j WHERE j.slot >= 0) THEN
+            RAISE EXCEPTION 'the ring cannot change its size while it holds jobs'
+                USING ERRCODE = 'object_not_in_prerequisite_state',
+                      DETAIL = 'Where a job lies follows from the number of slots and the jobs in a slot.',
+                      HINT = 'Wait until all jobs have ended, and prune them: retention 0, then jobstate.prune_slots().';
+        END IF;
+    END IF;
+    UPDATE jobstate.queue_ring r
+       SET (slots, slot_jobs, slot_length, retention, failed_retention, dead_letter_retention) =
+           (SELECT fresh.slots, fresh.slot_jobs, fresh.slot_length,
+                   fresh.retention, fresh.failed_retention, fresh.dead_letter_retention);
+    PERFORM jobstate.queue_add_slots();
+EXCEPTION
+    WHEN check_violation OR not_null_violation OR data_exception THEN
+        IF SQLSTATE IN ('22004', '22023') THEN
+            RAISE;
+        END IF;
+        RAISE EXCEPTION 'the settings for the ring are not valid'
+            USING ERRCODE = 'invalid_parameter_value', DETAIL = SQLERRM || '.',
+                  HINT = 'There are 3 to 1024 slots; sizes and the slot''s length are above zero, retentions are not negative.';
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.queue_slot_free(slot integer, needed boolean)
+RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    few CONSTANT integer := 1000;
+    part CONSTANT text := format('jobstate.%I', 'job_' || slot);
+    pages CONSTANT bigint := pg_relation_size(part::regclass) / current_setting('block_size')::bigint;
+    old timestamptz;
+    stays boolean;
+BEGIN
+    IF needed THEN
+        EXECUTE format('SELECT count(*) > %s FROM (SELECT FROM %s j WHERE j.state_id IN (1, 2) LIMIT %s) s',
+                       few, part, few + 1) INTO stays;
+        RETURN NOT stays;
+    END IF;
+    SELECT clock_timestamp() - r.retention INTO old FROM jobstate.queue_ring r;
+    -- what came last lies at the end: most slots that cannot go are known by that
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s j WHERE j.ctid >= ''(%s,0)'' AND j.enqueued_at > $1)',
+                   part, greatest(pages - 1, 0)) INTO stays USING old;
+    IF stays THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s j
+                                    WHERE j.state_id IN (1, 2) OR j.state_id <> 5 AND j.finished_at > $1)',
+                   part) INTO stays USING old;
+    RETURN NOT stays;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.queue_slot_carry(slot integer, n integer)
+RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    young timestamptz;
+    stay bigint[];
+BEGIN
+    SELECT clock_timestamp() - r.failed_retention INTO young FROM jobstate.queue_ring r;
+    WHILE stay IS NULL LOOP
+        BEGIN
+            EXECUTE format('SELECT array(SELECT j.position FROM jobstate.%I j
+                                          WHERE j.state_id = 5 AND j.finished_at > $1
+                                          LIMIT $2 FOR UPDATE SKIP LOCKED)', 'job_' || slot)
+               INTO stay USING young, n;
+        EXCEPTION WHEN serialization_failure THEN
+            IF NOT jobstate.queue_look_again() THEN
+                RAISE;
+            END IF;
+        END;
+    END LOOP;
+    IF stay <> '{}' THEN
+        UPDATE jobstate.job j SET slot = -2
+         WHERE j.slot = queue_slot_carry.slot AND j.position = ANY (stay);
+    END IF;
+    RETURN cardinality(stay);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.queue_slot_rest(slot integer, needed boolean)
+RETURNS bigint[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    few CONSTANT integer := 2000;
+    old timestamptz;
+    young timestamptz;
+    rest record;
+BEGIN
+    SELECT clock_timestamp() - r.retention, clock_timestamp() - r.failed_retention
+      INTO old, young FROM jobstate.queue_ring r;
+    EXECUTE format('SELECT coalesce(array_agg(s.position), ''{}'') AS positions,
+                           count(*) <= %s AND bool_and($1 OR s.state_id = 5) IS NOT FALSE AS can_move
+                      FROM (SELECT j.position, j.state_id FROM jobstate.%I j
+                             WHERE j.state_id IN (1, 2) OR j.state_id = 5 AND j.finished_at > $2
+                                   OR NOT $1 AND j.state_id <> 5 AND j.finished_at > $3
+                             LIMIT %s) s', few, 'job_' || slot, few + 1)
+       INTO rest USING needed, young, old;
+    RETURN CASE WHEN rest.can_move THEN rest.positions END;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.queue_slot_empty(slot integer, needed boolean, OUT carried bigint, OUT rolled_up bigint)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '10ms'
+AS $$
+DECLARE
+    rest bigint[];
+BEGIN
+    EXECUTE format('LOCK TABLE jobstate.%I IN ACCESS EXCLUSIVE MODE', 'job_' || slot);
+    rest := jobstate.queue_slot_rest(slot, needed);
+    IF rest IS NULL THEN
+        RAISE lock_not_available;
+    END IF;
+    UPDATE jobstate.job j SET slot = -2
+     WHERE j.slot = queue_slot_empty.slot AND j.position = ANY (rest);
+    carried := cardinality(rest);
+    rolled_up := jobstate.prune_partition(format('jobstate.job_%s', slot)::regclass, 'finished_at');
+EXCEPTION
+    -- this also gives the lock back
+    WHEN lock_not_available OR object_not_in_prerequisite_state THEN
+        carried := NULL;
+        rolled_up := NULL;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.queue_grant(worker regrole)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    verb regprocedure;
+BEGIN
+    PERFORM jobstate.require_role('worker', worker);
+    FOR verb IN SELECT f.fn FROM jobstate.queue_functions() f WHERE f.for_workers LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', verb, worker);
+    END LOOP;
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON jobstate.job, jobstate.job_waiting, jobstate.job_kept,
+                    jobstate.dead_letter, jobstate.unique_job TO %s', worker);
+    EXECUTE format('GRANT SELECT, INSERT ON jobstate.queue, jobstate.queue_lane, jobstate.queue_window TO %s', worker);
+    EXECUTE format('GRANT UPDATE (created_at) ON jobstate.queue TO %s', worker);
+    EXECUTE format('GRANT SELECT ON jobstate.queue_ring, jobstate.jobs, jobstate.queues TO %s', worker);
+    EXECUTE format('GRANT USAGE ON SEQUENCE jobstate.job_number TO %s', worker);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.store_given(argument text, fields jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM jobstate.require_json(argument, fields, 'object');
+    RETURN coalesce((SELECT jsonb_object_agg(f.key, f.value) FROM jsonb_each(fields) f WHERE f.value <> 'null'), '{}');
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.store_grant(worker regrole)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    verb regprocedure;
+BEGIN
+    PERFORM jobstate.require_role('worker', worker);
+    FOR verb IN SELECT f.fn FROM jobstate.store_functions() f WHERE f.for_workers LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', verb, worker);
+    END LOOP;
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON jobstate.store TO %s', worker);
+    EXECUTE format('GRANT SELECT ON jobstate.store_records, jobstate.store_setting, jobstate.store_artifact_name TO %s', worker);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.ledger_define(processor text, settings jsonb DEFAULT '{}')
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    name ALIAS FOR processor;
+    known CONSTANT text[] := '{interval,lease,max_failures,cap,budget}';
+    unknown text;
+BEGIN
+    PERFORM jobstate.require_argument('processor', name);
+    PERFORM jobstate.require_json('settings', settings, 'object');
+    SELECT min(k) INTO unknown FROM jsonb_object_keys(settings) k WHERE k <> ALL (known);
+    IF unknown IS NOT NULL THEN
+        RAISE EXCEPTION 'setting "%" does not exist', unknown
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = format('It was given for processor "%s".', name),
+                  HINT = format('Settings: %s.', array_to_string(known, ', '));
+    END IF;
+    INSERT INTO jobstate.ledger_processor (processor) VALUES (name) ON CONFLICT DO NOTHING;
+    UPDATE jobstate.ledger_processor p
+       SET ("interval", lease, max_failures, cap, budget) =
+           (SELECT n."interval", n.lease, n.max_failures, n.cap, n.budget
+              FROM jsonb_populate_record(p, settings) n)
+     WHERE p.processor = name;
+EXCEPTION
+    WHEN check_violation OR not_null_violation OR data_exception THEN
+        IF SQLSTATE IN ('22004', '22023') THEN
+            RAISE;
+        END IF;
+        RAISE EXCEPTION 'the settings for processor "%" are not valid', name
+            USING ERRCODE = 'invalid_parameter_value', DETAIL = SQLERRM || '.',
+                  HINT = 'Numbers and times are above zero; only cap and budget may be null, which is none.';
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.ledger_check_stats(stats jsonb)
+RETURNS void
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    known CONSTANT text[] := '{scanned,processed,skipped,capped,errors,items_extracted,errors_detail}';
+    unknown text;
+BEGIN
+    PERFORM jobstate.require_json('stats', stats, 'object');
+    SELECT min(s.key) INTO unknown FROM jsonb_each(stats) s
+     WHERE s.key <> ALL (known)
+        OR CASE s.key WHEN 'errors_detail' THEN jsonb_typeof(s.value) <> 'array'
+                      ELSE s.value::text !~ '^\d{1,18}$' END;
+    IF unknown IS NOT NULL THEN
+        RAISE EXCEPTION 'figure "%" of a run is not valid', unknown
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = format('Figures are whole numbers, errors_detail an array: %s.', array_to_string(known, ', '));
+    END IF;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.ledger_grant(worker regrole)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    verb regprocedure;
+BEGIN
+    PERFORM jobstate.require_role('worker', worker);
+    FOR verb IN SELECT f.fn FROM jobstate.ledger_functions() f WHERE f.for_workers LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', verb, worker);
+    END LOOP;
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON jobstate.ledger TO %s', worker);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON jobstate.ledger_run TO %s', worker);
+    EXECUTE format('GRANT SELECT, INSERT ON jobstate.ledger_outcome TO %s', worker);
+    EXECUTE format('GRANT SELECT, UPDATE (run_id, run_token, run_owner, run_since, run_until, run_hold, run_pid,
+                    run_backend) ON jobstate.ledger_processor TO %s', worker);
+    EXECUTE format('GRANT SELECT ON jobstate.ledger_policy TO %s', worker);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.schedule_grant(worker regrole)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    verb regprocedure;
+BEGIN
+    PERFORM jobstate.require_role('worker', worker);
+    FOR verb IN SELECT f.fn FROM jobstate.schedule_functions() f WHERE f.for_workers LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', verb, worker);
+    END LOOP;
+    EXECUTE format('GRANT SELECT, UPDATE (state, last_run, runs, failures, last_error, last_success_at, last_ended_at,
+                    taken_by, token, lease_until, hold, pid, backend) ON jobstate.schedule TO %s', worker);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.apply_grant(worker regrole)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    verb regprocedure;
+BEGIN
+    PERFORM jobstate.require_role('worker', worker);
+    FOR verb IN SELECT f.fn FROM jobstate.apply_functions() f WHERE f.for_workers LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', verb, worker);
+    END LOOP;
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON jobstate.apply, jobstate.operation, jobstate.task,
+                    jobstate.apply_control_request, jobstate.apply_target TO %s', worker);
+    EXECUTE format('GRANT SELECT ON jobstate.apply_policy TO %s', worker);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.health_trigger_faults()
+RETURNS TABLE (target regclass, relation regclass, trigger_name name, fault text, repair text)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH wanted AS (
+        SELECT r.target, r.relation, w.name, w.fn::regprocedure::oid AS fn, w.moment, w.level
+          FROM jobstate.health_relations() r
+          JOIN (VALUES ('jobstate_watch'::name, 'jobstate.watch()', 'AFTER INSERT OR UPDATE OR DELETE', 'ROW'),
+                       ('jobstate_truncate', 'jobstate.watch_truncate()', 'BEFORE TRUNCATE', 'STATEMENT'))
+               AS w (name, fn, moment, level) ON r.has_rows OR w.name = 'jobstate_watch'),
+    found AS (
+        SELECT w.*, g.tgenabled, o.tgname AS other_name
+          FROM wanted w
+          LEFT JOIN pg_trigger g ON g.tgrelid = w.relation AND g.tgfoid = w.fn AND g.tgname = w.name
+          LEFT JOIN LATERAL (SELECT o.tgname FROM pg_trigger o
+                              WHERE o.tgrelid = w.relation AND o.tgfoid = w.fn AND o.tgname <> w.name
+                              ORDER BY o.tgname LIMIT 1) o ON g.oid IS NULL)
+    SELECT f.target, f.relation, f.name,
+           CASE WHEN f.tgenabled IN ('D', 'R') THEN 'disabled'
+                WHEN f.tgenabled = 'O' AND EXISTS (SELECT FROM pg_subscription_rel s
+                                                     JOIN jobstate.health_relations() r ON r.relation = s.srrelid
+                                                    WHERE r.target = f.target) THEN 'subscribed'
+                WHEN f.tgenabled = 'O' THEN 'not always'
+                WHEN f.other_name IS NOT NULL THEN 'renamed' ELSE 'missing' END,
+           CASE WHEN f.tgenabled IS NOT NULL
+                THEN format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', f.relation, f.name)
+                WHEN f.other_name IS NOT NULL
+                THEN format('ALTER TRIGGER %I ON %s RENAME TO %I', f.other_name, f.relation, f.name)
+                ELSE format('CREATE TRIGGER %I %s ON %s FOR EACH %s EXECUTE FUNCTION %s; ALTER TABLE %3$s ENABLE ALWAYS TRIGGER %1$I',
+                            f.name, f.moment, f.relation, f.level, f.fn::regprocedure) END
+      FROM found f
+     WHERE f.tgenabled IS DISTINCT FROM 'A'
+       -- a trigger of a partition is renamed, dropped and made with its parent's
+       AND (f.tgenabled IS NOT NULL OR f.name <> 'jobstate_watch' OR f.relation = f.target)
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.health_triggers(deep boolean, patience interval)
+RETURNS TABLE (check_name text, object text, status text, detail text, fix text)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    SELECT 'triggers', f.target::text, CASE f.fault WHEN 'not always' THEN 'info' ELSE 'warning' END,
+           format('%s of %s%s %s', f.trigger_name, f.relation,
+                  CASE WHEN f.n > 1 THEN format(' and %s more', f.n - 1) ELSE '' END,
+                  CASE f.fault WHEN 'disabled' THEN 'is disabled: rows change unguarded and uncounted'
+                               WHEN 'subscribed' THEN 'is not ENABLE ALWAYS: rows that the subscription brings are not counted'
+                               WHEN 'renamed' THEN 'has another name: what it should see is refused'
+                               WHEN 'missing' THEN 'is missing: rows change unguarded and uncounted'
+                               ELSE 'is not ENABLE ALWAYS: rows that are replayed are not counted' END),
+           f.repairs || CASE WHEN f.fault IN ('missing', 'disabled', 'subscribed')
+                             THEN format('; SELECT jobstate.%s(%L)',
+                                         CASE WHEN jobstate.counted(f.target) THEN 'rebuild' ELSE 'recount' END, f.target)
+                                  || coalesce((SELECT string_agg(DISTINCT format('; SELECT jobstate.rederive(%L)', d.parent), '')
+                                                 FROM jobstate.derivation d WHERE f.target IN (d.parent, d.child)), '')
+                             ELSE '' END
+      FROM (SELECT t.target, t.fault, min(t.trigger_name) AS trigger_name, count(*) AS n,
+                   (array_agg(t.relation ORDER BY t.trigger_name, t.relation::text))[1] AS relation,
+                   string_agg(t.repair, '; ' ORDER BY t.relation <> t.target, t.relation::text, t.trigger_name) AS repairs
+              FROM jobstate.health_trigger_faults() t GROUP BY t.target, t.fault) f
+    UNION ALL
+    SELECT 'triggers', s.tgrelid::regclass::text, 'warning',
+           format('%s is left on a table that is not attached: what it sees is refused', s.tgname),
+           format('DROP TRIGGER %I ON %s', s.tgname, s.tgrelid::regclass)
+      FROM pg_trigger s
+     WHERE s.tgfoid IN ('jobstate.watch()'::regprocedure, 'jobstate.watch_truncate()'::regprocedure)
+       AND s.tgparentid = 0 AND jobstate.can_see(s.tgrelid)
+       AND NOT EXISTS (SELECT FROM jobstate.attachment a
+                        WHERE a.target = s.tgrelid
+                           OR a.target IN (SELECT p.relid FROM pg_partition_ancestors(s.tgrelid) p (relid)))
+    UNION ALL
+    SELECT 'triggers', NULL, 'ok', 'the triggers of attached tables fire', NULL;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.health_underived(derived regclass)
+RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    own name[] := jobstate.primary_key_of(derived);
+    said text;
+    query text;
+BEGIN
+    SELECT format('SELECT format(''%%s rows are not in the state that their children give; the first is %%s'', count(*), min(w.key))
+                     FROM (SELECT (%s)::text AS key, %s AS is, (coalesce(%s, ARRAY[jobstate.fold(%L, ''{}'')]))[1] AS wanted
+                             FROM %s p) w
+                    WHERE w.is IS DISTINCT FROM coalesce(w.wanted, w.is) HAVING count(*) > 0',
+                  (SELECT string_agg(format('p.%I', k), ', ') FROM unnest(own) k), jobstate.state_name_sql(derived, 'p'),
+                  string_agg(format('(SELECT ARRAY[jobstate.fold(%L, array_agg(%s%s), %s)] FROM %s c WHERE %s HAVING count(*) > 0)',
+                                    d.rule_set, jobstate.state_name_sql(d.child, 'c'), o.by,
+                                    CASE WHEN d.child_variant IS NULL THEN 'NULL' ELSE format('array_agg(c.%I::text%s)', d.child_variant, o.by) END, t.name, j.joined),
+                             ', ' ORDER BY d.ord),
+                  (array_agg(d.rule_set ORDER BY d.ord))[1],
+                  (SELECT CASE c.relkind WHEN 'r' THEN 'ONLY ' ELSE '' END || derived FROM pg_class c WHERE c.oid = derived))
+      INTO query
+      FROM jobstate.derivation d
+     CROSS JOIN LATERAL (SELECT CASE c.relkind WHEN 'r' THEN 'ONLY ' ELSE '' END || d.child FROM pg_class c WHERE c.oid = d.child) t (name)
+     CROSS JOIN LATERAL (SELECT coalesce(' ORDER BY ' || string_agg(format('c.%I', n), ', ' ORDER BY i), '')
+                           FROM unnest(d.child_order) WITH ORDINALITY x (n, i)) o (by)
+     CROSS JOIN LATERAL (SELECT string_agg(format('c.%I = p.%I', k, own[i]), ' AND ')
+                           FROM unnest(d.key) WITH ORDINALITY x (k, i)) j (joined)
+     WHERE d.parent = derived
+    HAVING count(*) > 0;
+    -- none where the table is no parent
+    IF query IS NOT NULL THEN
+        EXECUTE query INTO said;
+    END IF;
+    RETURN said;
+END
+$$;
+
+-- The families that are installed: what install() makes of them since.
+DO $$
+BEGIN
+    IF pg_catalog.to_regclass('jobstate.queue') IS NOT NULL THEN
+        PERFORM jobstate.queue_install_changed('jobstate.' || t) FROM pg_catalog.unnest('{queue,queue_lane,queue_ring}'::text[]) t;
+    END IF;
+END
+$$;

@@ -61,7 +61,7 @@ SELECT 'column', r.oid::regclass, row_number() OVER (PARTITION BY r.oid ORDER BY
  WHERE a.attnum > 0 AND NOT a.attisdropped AND r.relkind NOT IN ('i', 'I') ORDER BY r.oid::regclass::text, a.attnum;
 SELECT 'index', x.indexrelid::regclass, pg_get_indexdef(x.indexrelid), x.indisprimary, x.indisunique, x.indisvalid, x.indisreplident,
        obj_description(x.indexrelid, 'pg_class')
-  FROM pg_index x JOIN relation r ON r.oid = x.indrelid ORDER BY 2;
+  FROM pg_index x JOIN relation r ON r.oid = x.indrelid ORDER BY x.indexrelid::regclass::text;
 SELECT 'constraint', c.conrelid::regclass, c.conname, c.contype, pg_get_constraintdef(c.oid), c.convalidated,
        obj_description(c.oid, 'pg_constraint')
   FROM pg_constraint c JOIN relation r ON r.oid = c.conrelid ORDER BY c.conrelid::regclass::text, c.conname;
