@@ -5,8 +5,8 @@
  *
  * A family that has something to maintain has a function maintain_<family>(step
  * integer) returns boolean: true means that the same step has more to do, false
- * that the next one may come, null that there is none.  It runs as whoever
- * maintains, and says null where the family's tables are not theirs.  A step is
+ * that the next one may come, null that there is none.  It runs as an owner of
+ * attached tables, and says null where the family's are not his.  A step is
  * small, and a transaction of its own where the caller can commit.
  */
 #include "postgres.h"

@@ -30,6 +30,7 @@
 #include "tcop/pquery.h"
 #include "tcop/tcopprot.h"
 #include "tcop/utility.h"
+#include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -180,26 +181,19 @@ settle_all(void)
 	} while (done);
 }
 
-/* The owners of attached tables, kept beyond the step. */
+/* The owners of attached tables, in a context that outlives transactions. */
 static List *
-owners_of_tables(void)
+owners_of_tables(MemoryContext context)
 {
+	List	   *targets = jobstate_attachment_targets();
 	List	   *owners = NIL;
-	MemoryContext before;
+	MemoryContext before = MemoryContextSwitchTo(context);
 	ListCell   *cell;
 
-	begin_step("looking for tables");
-	if (jobstate_catalog_exists())
-	{
-		List	   *targets = jobstate_attachment_targets();
-
-		before = MemoryContextSwitchTo(TopMemoryContext);
-		foreach(cell, targets)
-			if (get_rel_name(lfirst_oid(cell)) != NULL)
-				owners = list_append_unique_oid(owners, jobstate_owner_of(lfirst_oid(cell)));
-		MemoryContextSwitchTo(before);
-	}
-	end_step();
+	foreach(cell, targets)
+		if (get_rel_name(lfirst_oid(cell)) != NULL)
+			owners = list_append_unique_oid(owners, jobstate_owner_of(lfirst_oid(cell)));
+	MemoryContextSwitchTo(before);
 	return owners;
 }
 
@@ -241,9 +235,13 @@ maintain_families_as(Oid owner)
 static void
 maintain_all_families(void)
 {
-	List	   *owners = owners_of_tables();
+	List	   *owners = NIL;
 	ListCell   *cell;
 
+	begin_step("looking for tables");
+	if (jobstate_catalog_exists())
+		owners = owners_of_tables(TopMemoryContext);
+	end_step();
 	foreach(cell, owners)
 		maintain_families_as(lfirst_oid(cell));
 	list_free(owners);
@@ -394,13 +392,33 @@ recount_uncounted(bool atomic)
 	}
 }
 
-/* What the families want of this user */
+/* One step of a family, with the rights of the tables' owner */
+static JobstateFamilyStep
+maintain_step_as(Oid owner, const char *hook, int step)
+{
+	JobstateRole role = jobstate_become(owner);
+	JobstateFamilyStep answer = jobstate_family_maintain(hook, step);
+
+	jobstate_return(role);
+	return answer;
+}
+
+static List *
+hooks_of(Oid owner)
+{
+	JobstateRole role = jobstate_become(owner);
+	List	   *hooks = jobstate_family_hooks();
+
+	jobstate_return(role);
+	return hooks;
+}
+
 static void
-maintain_families(bool atomic)
+maintain_families_of(Oid owner, bool atomic)
 {
 	ListCell   *cell;
 
-	foreach(cell, jobstate_family_hooks())
+	foreach(cell, hooks_of(owner))
 	{
 		JobstateFamilyStep answer = JOBSTATE_FAMILY_NEXT;
 		int			step;
@@ -410,12 +428,27 @@ maintain_families(bool atomic)
 			for (round = 0; round < ROUNDS; round++)
 			{
 				CHECK_FOR_INTERRUPTS();
-				answer = jobstate_family_maintain(lfirst(cell), step);
+				answer = maintain_step_as(owner, lfirst(cell), step);
 				end_call_step(atomic);
 				if (answer != JOBSTATE_FAMILY_MORE || atomic)
 					break;
 			}
 	}
+}
+
+/*
+ * What the families want of the roles that the caller may act as.  It runs as
+ * each of them, like VACUUM and REINDEX do: what an owner has put on his tables
+ * is not to run with the rights of a superuser who maintains the database.
+ */
+static void
+maintain_families(bool atomic)
+{
+	ListCell   *cell;
+
+	foreach(cell, owners_of_tables(CurrentMemoryContext))
+		if (has_privs_of_role(GetUserId(), lfirst_oid(cell)))
+			maintain_families_of(lfirst_oid(cell), atomic);
 }
 
 /*
