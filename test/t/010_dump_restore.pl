@@ -108,8 +108,8 @@ sub check_restored
 		scalar getpwuid($>), "$how: the log is nobody else's");
 }
 
-# What the owner granted through pg_database_owner only a superuser can grant again
-# in its name; the owner restores without and grants anew.
+# What the owner granted, pg_database_owner did, and only a superuser can speak in its name. The owner
+# restores without grants, or leaves those lines out: then the same grants are the owner's.
 my %as = (
 	'a superuser' => [ '--username', scalar getpwuid($>) ],
 	'the owner' => [ '--no-privileges', '--username', 'regress_owner' ]);
@@ -138,6 +138,18 @@ for my $who (sort keys %as)
 	is(as_owner($db, q{SELECT has_function_privilege('regress_worker',
 		'jobstate.take(regclass, text, text, jsonb, integer)', 'EXECUTE')}), $granted, "grants restored by $who: $granted");
 }
+
+# Grants that the owner restores: one kind of line is left out.
+new_database('granted');
+$node->command_ok([ 'pg_dump', '--username', 'regress_owner', '-Fc', '-f', "$tmp/granted.dump", '-d', $node->connstr('source') ], 'dump with grants');
+my $grants = '';
+IPC::Run::run([ 'pg_restore', '-f', '-', "$tmp/granted.dump" ], '|', [ 'sed', '/^SET SESSION AUTHORIZATION pg_database_owner;$/d' ],
+	'|', [ 'psql', '-qX', '-U', 'regress_owner', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('granted') ], '>', '/dev/null', '2>', \$grants)
+  or diag $grants;
+is(as_owner('granted', $_), as_owner('source', $_), 'the owner restores grants as they were') for
+	q{SELECT p.oid::regprocedure, array_agg(a::text ORDER BY a::text) FROM pg_proc p, unnest(p.proacl) a
+	   WHERE p.pronamespace = 'jobstate'::regnamespace GROUP BY p.oid ORDER BY p.oid::regprocedure::text};
+check_restored('granted', 'with grants, the owner');
 
 # First the schema, then the data, as a superuser: the triggers are there already and
 # are switched off meanwhile.

@@ -102,5 +102,57 @@ $db = new_database(options => q{ENCODING 'LATIN1' LOCALE 'C'});
 pg_restore($db, $custom);
 restored($db, 'another encoding');
 
+# A dump of a released version comes back into this one, whose functions meet the tables of then until
+# install() is called.
+$node->safe_psql('postgres', 'CREATE DATABASE fresh');
+$node->safe_psql('fresh', 'CREATE EXTENSION jobstate; SELECT jobstate.install(f) FROM jobstate.family_names() f');
+sub described
+{
+	my ($db) = @_;
+	$node->command_ok([ 'psql', '-qX', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr($db), '-f', 'test/schema.sql', '-o', "$tmp/$db.txt" ], "$db is described");
+	return "$tmp/$db.txt";
+}
+
+for my $version (sort map { /jobstate--(.+)\.sql$/ } glob 'sql/released/*.sql')
+{
+	(my $old = "released_$version") =~ s/\W/_/g;
+	$node->safe_psql('postgres', "CREATE DATABASE $old");
+	$node->safe_psql($old, "CREATE EXTENSION jobstate VERSION '$version'");
+	fill($node, $old);
+	$expected = facts($node, $old);
+	$source = $node->connstr($old);
+	$db = new_database();
+	pg_restore($db, dump_source($old, '-Fc'));
+	restored($db, "from $version");
+	$node->safe_psql($db, 'SELECT jobstate.install(f) FROM jobstate.family_names() f');
+	work_goes_on($node, $db, "from $version");
+	IPC::Run::run([ 'diff', described('fresh'), described($db) ], '>', \$out);
+	is($out, '', "from $version: install() makes the families what they are in a new database");
+}
+
+# A copy of a database has its counters, and goes its own way.
+$node->safe_psql('postgres', "CREATE DATABASE twin TEMPLATE $db");
+is($node->safe_psql('twin', 'SELECT count(*) FROM jobstate.attachments WHERE NOT (counted AND watched)'), '0', 'a copy: it is counted');
+$node->safe_psql('twin', q{UPDATE app.item SET state = 2 WHERE id = 299; SELECT jobstate.fold()});
+is($node->safe_psql($_, 'SELECT * FROM jobstate.verify()'), '', "a copy and the original: $_ is right") for 'twin', $db;
+
+# Gone with all that it made, and made again, under the eyes of a session that knew it.
+my $session = $node->background_psql('twin', on_error_stop => 0);
+$session->query_safe(q{UPDATE app.item SET state = 1 WHERE id = 299});
+$session->query_safe(q{SELECT jobstate.complete(id, token) FROM jobstate.claim('mail', 'worker', 1)});
+$node->safe_psql('twin', q{SET client_min_messages = error; DROP EXTENSION jobstate CASCADE});
+$session->query_safe(q{UPDATE app.item SET state = -4 WHERE id = 299});
+$node->safe_psql('twin', q{
+	CREATE EXTENSION jobstate;
+	SELECT jobstate.define_machine('phase', '{"a": 1, "b": 2, "c": 3, "d": -4}', '{d -> a}');
+	SELECT jobstate.install('queue'), jobstate.attach('app.item', 'phase', 'state', '{name}');
+	SELECT jobstate.enqueue('mail', 'new')});
+$session->query_safe(q{UPDATE app.item SET state = 1 WHERE id = 299});
+is($session->query_safe(q{SELECT kind FROM jobstate.claim('mail', 'worker', 10)}), 'new', 'a session from before claims from the new queue');
+like($session->query(q{UPDATE app.item SET state = 2 WHERE id = 299}), qr/^$/, 'the guard');
+$session->quit;
+is($node->safe_psql('twin', q{SELECT state FROM app.item WHERE id = 299}), '1', 'is the new machine\'s');
+is($node->safe_psql('twin', 'SELECT * FROM jobstate.verify()'), '', 'and counts are right');
+
 $node->stop;
 done_testing();
