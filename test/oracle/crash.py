@@ -21,6 +21,7 @@ import psycopg
 
 from history import AVAILABLE, DEFERRED, RUNNING
 from jobs import Harness
+from killing import Server
 from verbs import ISOLATION
 
 
@@ -102,6 +103,7 @@ class Crash(Harness):
 
     def __init__(self, options):
         super().__init__(options)
+        self.server = Server(options.pgdata, options.bindir, options.dsn)
         self.folder = tempfile.mkdtemp(prefix="oracle-crash-")
         self.workers = []
         self.started = self.poisons = 0
@@ -110,33 +112,12 @@ class Crash(Harness):
 
     # the server
 
-    def connect(self):
-        for _ in range(600):
-            try:
-                self.db = psycopg.connect(self.options.dsn, autocommit=True)
-                return
-            except psycopg.OperationalError:
-                time.sleep(0.1)
-        raise RuntimeError("the server does not come back")
-
-    def pids(self):
-        with open(os.path.join(self.options.pgdata, "postmaster.pid")) as file:
-            postmaster = int(file.readline())
-        return postmaster, [pid for pid, in self.db.execute("SELECT pid FROM pg_stat_activity")]
-
     def kill_server(self):
-        postmaster, others = self.pids()
-        os.kill(postmaster, signal.SIGKILL)
+        self.server.kill()
         self.killed["servers"] += 1
-        # orphans keep the memory until they notice
-        until = time.monotonic() + 30
-        while any(os.path.exists(f"/proc/{pid}") for pid in others) and time.monotonic() < until:
-            time.sleep(0.05)
         self.reap(wait=True)
-        subprocess.run([os.path.join(self.options.bindir, "pg_ctl"), "-s", "-w", "-D", self.options.pgdata,
-                        "-l", os.path.join(self.options.pgdata, "crash.log"), "start"],
-                       check=True, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.connect()
+        self.server.start()
+        self.db = self.server.connect()
 
     # the workers
 
