@@ -326,6 +326,7 @@ backfill(JobstateAttachment *attachment)
 		actual = jobstate_counts_merge(attachment, spelling, NULL, actual);
 		logged = jobstate_counts_merge(attachment, spelling, NULL, logged);
 		subtract(actual, logged);
+		JOBSTATE_INSTANT("recount-counted");
 		append_sums(actual);
 		jobstate_attach_mark_counted(attachment);
 	}

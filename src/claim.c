@@ -18,6 +18,7 @@
 #include "utils/timestamp.h"
 
 #include "catalog.h"
+#include "compat.h"
 #include "error.h"
 #include "lane.h"
 #include "limit.h"
@@ -257,7 +258,9 @@ claim_from(Claim *claim)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	scan.snapshot = GetActiveSnapshot();
 	jobstate_lane_prove(scan.last, scan.snapshot);
+	JOBSTATE_INSTANT("claim-begin");
 	claim_jobs(claim, &scan);
+	JOBSTATE_INSTANT("claim-taken");
 	jobstate_lane_note(scan.last, scan.horizon);
 	jobstate_jobs_close(scan.jobs);
 	PopActiveSnapshot();

@@ -13,6 +13,9 @@
 #include "executor/executor.h"
 #include "storage/proc.h"
 #include "utils/acl.h"
+#if PG_VERSION_NUM >= 170000
+#include "utils/injection_point.h"
+#endif
 #include "utils/rel.h"
 #include "utils/relcache.h"
 
@@ -82,6 +85,14 @@ typedef CompactAttribute JobstateAttribute;
 #define jobstate_has_virtual_columns(constr)	((constr)->has_generated_virtual)
 #endif
 
+/* Does the command compute the values of a column anew, for which no trigger fires? */
+#if PG_VERSION_NUM < 170000
+#define jobstate_alters_values(command)	((command)->subtype == AT_AlterColumnType)
+#else
+#define jobstate_alters_values(command) \
+	((command)->subtype == AT_AlterColumnType || (command)->subtype == AT_SetExpression)
+#endif
+
 /* What table_tuple_update() says about indexes */
 #if PG_VERSION_NUM < 160000
 typedef bool JobstateIndexUpdate;
@@ -105,6 +116,18 @@ typedef TU_UpdateIndexes JobstateIndexUpdate;
 #else
 #define jobstate_epq_init(epq, estate) \
 	EvalPlanQualInit(epq, estate, NULL, NIL, -1, NIL)
+#endif
+
+/*
+ * An instant at which tests stop, fail or end a session; architecture.md has
+ * them all.  Only servers that are built for it know of them.
+ */
+#if PG_VERSION_NUM < 170000 || !defined(USE_INJECTION_POINTS)
+#define JOBSTATE_INSTANT(name)	((void) 0)
+#elif PG_VERSION_NUM < 180000
+#define JOBSTATE_INSTANT(name)	INJECTION_POINT("jobstate-" name)
+#else
+#define JOBSTATE_INSTANT(name)	INJECTION_POINT("jobstate-" name, NULL)
 #endif
 
 #endif							/* JOBSTATE_COMPAT_H */

@@ -18,6 +18,7 @@
 #include "utils/timestamp.h"
 
 #include "catalog.h"
+#include "compat.h"
 #include "elements.h"
 #include "error.h"
 #include "jobscan.h"
@@ -250,11 +251,13 @@ complete_jobs(Report *report, int n, Datum *held)
 	completion.jobs = jobstate_queue_open_jobs(ACL_SELECT | ACL_UPDATE);
 	open_homes(completion.jobs, report, n);
 	PushActiveSnapshot(GetTransactionSnapshot());
+	JOBSTATE_INSTANT("complete-begin");
 	for (i = 0; i < n; i++)
 		if ((i == 0 || report[i].id != report[i - 1].id) &&
 			complete_job(&completion, &report[i]))
 			held[nheld++] = Int64GetDatum(report[i].id);
 	jobstate_job_scan_end(&completion.scan);
+	JOBSTATE_INSTANT("complete-written");
 	PopActiveSnapshot();
 	jobstate_jobs_close(completion.jobs);
 	return nheld;

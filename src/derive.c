@@ -294,10 +294,12 @@ derive_one(JobstateTouched *touched)
 	CommandCounterIncrement();
 	if (lock_parent(touched, &row))
 	{
+		JOBSTATE_INSTANT("derive-locked");
 		decide(touched, &verdict);
 		changed = verdict.rule != NULL && differs(&row, &verdict);
 		if (changed)
 			jobstate_parent_write(touched, &row, &verdict);
+		JOBSTATE_INSTANT("derive-written");
 		unlock_row(&row);
 	}
 	error_context_stack = context.previous;

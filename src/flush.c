@@ -20,6 +20,7 @@
 #include "miscadmin.h"
 
 #include "catalog.h"
+#include "compat.h"
 #include "flush.h"
 #include "log.h"
 #include "maintain.h"
@@ -90,9 +91,11 @@ AtPreCommit_flush(XactEvent event, void *arg)
 
 	/* statement_timeout does not reach here after an implicit transaction */
 	CHECK_FOR_INTERRUPTS();
+	JOBSTATE_INSTANT("flush-begin");
 	if (jobstate_catalog_exists() && flush())
 		jobstate_maintain_wanted();
 	jobstate_tally_forget();
+	JOBSTATE_INSTANT("flush-end");
 }
 
 void

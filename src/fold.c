@@ -320,6 +320,7 @@ jobstate_fold(BlockNumber worth)
 	if (n == 0 && !wants_rewrite(&fold))
 		return result;
 
+	JOBSTATE_INSTANT("fold-locked");
 	take_snapshot(&fold);
 	for (i = 0; i < n; i++)
 		add_table(&fold, locked[i]);
@@ -332,8 +333,10 @@ jobstate_fold(BlockNumber worth)
 	}
 	else if (n > 0)
 		append_recent(&fold);
+	JOBSTATE_INSTANT("fold-written");
 	for (i = 0; i < n; i++)
 		jobstate_log_empty(locked[i]);
+	JOBSTATE_INSTANT("fold-end");
 	UnregisterSnapshot(fold.registered);
 	return result;
 }
@@ -427,6 +430,7 @@ settle(Fold *fold)
 	if (size_of(twin) > 0)
 		return clear_twin(fold, twin);
 	rewrite_settled(fold, from, 1 - from);
+	JOBSTATE_INSTANT("settle-written");
 	LockRelationOid(fold->catalog.settled[from], AccessExclusiveLock);
 	jobstate_log_empty(fold->catalog.settled[from]);
 	return true;

@@ -278,6 +278,7 @@ jobstate_log_append(JobstateLogRow *row, int n)
 	if (current < 0)
 		current = jobstate_backend_number() % HOMES;
 	rel = table_open(lock_segment(&current), NoLock);
+	JOBSTATE_INSTANT("append-locked");
 	last = insert_rows(rel, row, n);
 	table_close(rel, NoLock);
 	if (ItemPointerGetBlockNumber(&last) < JOBSTATE_SEGMENT_FULL)

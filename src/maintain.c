@@ -313,6 +313,7 @@ jobstate_worker_main(Datum main_arg)
 static void
 end_call_step(bool atomic)
 {
+	JOBSTATE_INSTANT("maintain-step");
 	if (atomic)
 		return;
 	SPI_commit();

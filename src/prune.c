@@ -304,6 +304,7 @@ prune(JobstateAttachment *attachment, Oid relid, Bitmapset *states,
 					&rolled[i]);
 		rows += rolled[i].n;
 	}
+	JOBSTATE_INSTANT("prune-deleted");
 	write_rollup(attachment, rolled, n);
 	jobstate_spi_finish();
 	return rows;
@@ -424,6 +425,7 @@ prune_partition(JobstateAttachment *attachment, Oid part, const char *age_column
 	jobstate_return(role);
 	write_rollup(attachment, rolled, n);
 	jobstate_spi_finish();
+	JOBSTATE_INSTANT("prune-rolled-up");
 	jobstate_truncate_booked(part);
 	return rows;
 }
