@@ -39,3 +39,5 @@ SELECT jobstate.upload_apply_results('{}');                                     
 SELECT jobstate.drop_machine('regress_m');
 -- the ring has no slot below zero
 SELECT jobstate.queue_slot_empty(-1, true);                                     -- fails
+SELECT jobstate.queue_install_changed(NULL);                                    -- fails
+SELECT jobstate.queue_install_changed('pg_class; SELECT 1');                    -- fails
