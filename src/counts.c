@@ -13,10 +13,12 @@
  * it does after a fold or a count of its own: these see more than its snapshot.
  * The locks go when the answer is there, not with the transaction, so that no
  * open transaction keeps the fold away.
+ * On a standby, where they may be long in coming, the rows are counted instead.
  */
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/xlog.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_inherits.h"
@@ -39,6 +41,9 @@ PG_FUNCTION_INFO_V1(jobstate_counts);
 PG_FUNCTION_INFO_V1(jobstate_counts_now);
 PG_FUNCTION_INFO_V1(jobstate_counted);
 PG_FUNCTION_INFO_V1(jobstate_rows_now);
+
+/* So many milliseconds a reader on a standby waits for the replay of a fold */
+#define STANDBY_TRIES	250
 
 typedef struct Reading
 {
@@ -128,21 +133,65 @@ read_all(JobstateCatalog *catalog, Reading *reading, Snapshot snapshot,
 	}
 }
 
-/*
- * In the order in which a fold takes its locks.  There that is not needed, for it
- * waits for none of them; but its replay on a standby does.
- */
+#define LOG_TABLES	(JOBSTATE_SEGMENTS + 3)
+
+/* In the order in which a fold locks them */
 static void
-lock_all(JobstateCatalog *catalog, bool lock)
+list_log(const JobstateCatalog *catalog, Oid *relid)
 {
-	void		(*act) (Oid, LOCKMODE) = lock ? LockRelationOid : UnlockRelationOid;
+	memcpy(relid, catalog->segment, sizeof(catalog->segment));
+	memcpy(relid + JOBSTATE_SEGMENTS, catalog->settled, sizeof(catalog->settled));
+	relid[LOG_TABLES - 1] = catalog->recent;
+}
+
+static void
+unlock_log(const Oid *relid, int n)
+{
+	while (n > 0)
+		UnlockRelationOid(relid[--n], AccessShareLock);
+}
+
+static bool
+try_to_lock_log(const Oid *relid)
+{
 	int			i;
 
-	for (i = 0; i < JOBSTATE_SEGMENTS; i++)
-		act(catalog->segment[i], AccessShareLock);
-	for (i = 0; i < 2; i++)
-		act(catalog->settled[i], AccessShareLock);
-	act(catalog->recent, AccessShareLock);
+	for (i = 0; i < LOG_TABLES; i++)
+		if (!ConditionalLockRelationOid(relid[i], AccessShareLock))
+		{
+			unlock_log(relid, i);
+			return false;
+		}
+	return true;
+}
+
+/*
+ * Locks everything that a fold moves rows between, unless it takes too long.
+ * Problem: on a standby the replay holds a fold's locks and goes on with what
+ * others wrote.  Where that removes row versions which the reader's statement
+ * might see it waits for the reader, and the server does not notice that the
+ * reader waits for it, until max_standby_streaming_delay is over.
+ * Solution: there nobody waits long, and none while holding some of the locks.
+ */
+static bool
+lock_log(const Oid *relid)
+{
+	int			i;
+
+	if (!RecoveryInProgress())
+	{
+		for (i = 0; i < LOG_TABLES; i++)
+			LockRelationOid(relid[i], AccessShareLock);
+		return true;
+	}
+	for (i = 0; i < STANDBY_TRIES; i++)
+	{
+		if (try_to_lock_log(relid))
+			return true;
+		CHECK_FOR_INTERRUPTS();
+		pg_usleep(1000);
+	}
+	return false;
 }
 
 /* The snapshot, but seeing all that this transaction wrote to the log. */
@@ -153,6 +202,22 @@ with_own_rows(Snapshot snapshot)
 
 	copy.curcid = InvalidCommandId;
 	return copy;
+}
+
+/* With the log locked: reads it, by the newest snapshot where that is allowed and needed. */
+static void
+read_log(JobstateCatalog *catalog, Reading *reading, Snapshot snapshot, Snapshot newest)
+{
+	SnapshotData latest = with_own_rows(newest);
+	SnapshotData wanted = with_own_rows(snapshot ? snapshot : newest);
+
+	read_all(catalog, reading, &wanted, &latest);
+	if (reading->stale && !reading->keep)
+	{
+		jobstate_sums_reset(reading->sums);
+		reading->stale = reading->counted = false;
+		read_all(catalog, reading, &latest, &latest);
+	}
 }
 
 /*
@@ -167,8 +232,8 @@ jobstate_counts_read(JobstateAttachment *attachment, JobstateFilter *filter,
 {
 	JobstateCatalog catalog = *jobstate_catalog();
 	Reading		reading = {attachment->epoch};
-	SnapshotData wanted;
-	SnapshotData latest;
+	Oid			log[LOG_TABLES];
+	bool		locked;
 	Snapshot	registered;
 
 	reading.sums = sums;
@@ -180,24 +245,20 @@ jobstate_counts_read(JobstateAttachment *attachment, JobstateFilter *filter,
 		reading.hash = jobstate_key_hash(&attachment->key, &filter->key);
 	}
 
-	lock_all(&catalog, true);
+	list_log(&catalog, log);
+	locked = lock_log(log);
 	registered = RegisterSnapshot(GetLatestSnapshot());
-	latest = with_own_rows(registered);
-	wanted = with_own_rows(snapshot ? snapshot : registered);
-	read_all(&catalog, &reading, &wanted, &latest);
-	if (reading.stale && !reading.keep)
+	if (locked)
 	{
-		jobstate_sums_reset(sums);
-		reading.stale = reading.counted = false;
-		read_all(&catalog, &reading, &latest, &latest);
+		read_log(&catalog, &reading, snapshot, registered);
+		unlock_log(log, LOG_TABLES);
 	}
-	lock_all(&catalog, false);
 
 	if (newest != NULL)
 		*newest = registered;
 	else
 		UnregisterSnapshot(registered);
-	if (reading.stale)
+	if (!locked || reading.stale)
 		return JOBSTATE_READ_STALE;
 	return reading.counted ? JOBSTATE_READ_COUNTED : JOBSTATE_READ_UNCOUNTED;
 }
@@ -470,7 +531,7 @@ jobstate_counted(PG_FUNCTION_ARGS)
 		PG_RETURN_NULL();
 	PG_RETURN_BOOL(jobstate_counts_read(jobstate_attachment(PG_GETARG_OID(0)),
 										NULL, NULL, NULL,
-										sums) == JOBSTATE_READ_COUNTED);
+										sums) != JOBSTATE_READ_UNCOUNTED);
 }
 
 /*

@@ -15,7 +15,7 @@ typedef enum JobstateReading
 {
 	JOBSTATE_READ_COUNTED,		/* the sums are exact in the snapshot */
 	JOBSTATE_READ_UNCOUNTED,	/* no marker: nobody counted the table yet */
-	JOBSTATE_READ_STALE			/* a fold hides what the snapshot should see */
+	JOBSTATE_READ_STALE			/* a fold is in the way */
 } JobstateReading;
 
 extern void jobstate_counts_check_rights(Oid target);
