@@ -32,8 +32,18 @@
 
 static uint64 invalidations = 0;	/* so far, of anything */
 static HTAB *watched_tables = NULL;
+static JobstateWatched *last_watched = NULL;
 static List *attachments = NIL; /* those in use */
 static List *retired = NIL;		/* those to free when the transaction ends */
+
+/* What it knows of keys lies in the attachment's memory, so that goes with it. */
+static void
+outdate(JobstateWatched *watched)
+{
+	if (!watched->outdated && watched->links != NIL)
+		watched->attachment->outdated = true;
+	watched->outdated = true;
+}
 
 static void
 AtRelcacheInval_attachment(Datum arg, Oid relid)
@@ -54,12 +64,12 @@ AtRelcacheInval_attachment(Datum arg, Oid relid)
 	{
 		watched = hash_search(watched_tables, &relid, HASH_FIND, NULL);
 		if (watched != NULL)
-			watched->outdated = true;
+			outdate(watched);
 		return;
 	}
 	hash_seq_init(&seq, watched_tables);
 	while ((watched = hash_seq_search(&seq)) != NULL)
-		watched->outdated = true;
+		outdate(watched);
 }
 
 static void
@@ -97,8 +107,9 @@ jobstate_attachment_at_end(void)
 		return;
 	hash_seq_init(&seq, watched_tables);
 	while ((watched = hash_seq_search(&seq)) != NULL)
-		if (!watched->outdated && watched->attachment->outdated)
-			watched->outdated = true;
+		if (watched->outdated || watched->attachment->outdated)
+			(void) hash_search(watched_tables, &watched->relid, HASH_REMOVE, NULL);
+	last_watched = NULL;
 	foreach(cell, retired)
 		MemoryContextDelete(((JobstateAttachment *) lfirst(cell))->context);
 	list_free(retired);
@@ -358,18 +369,17 @@ find_links(JobstateWatched *made)
 JobstateWatched *
 jobstate_watched(Oid relid)
 {
-	static JobstateWatched *last = NULL;
-	JobstateWatched *watched = last;
+	JobstateWatched *watched = last_watched;
 	JobstateWatched made;
 	JobstateAttachment *attachment;
 	uint64		before;
 	Oid			root;
 	int			i;
 
-	/* rows come one after the other from one table; entries are never removed */
+	/* rows come one after the other from one table; entries stay until the transaction ends */
 	if (watched == NULL || watched->relid != relid)
 		watched = hash_search(watched_tables, &relid, HASH_FIND, NULL);
-	last = watched;
+	last_watched = watched;
 	if (watched != NULL && !watched->outdated &&
 		!watched->attachment->outdated &&
 		watched->generation == jobstate_catalog_generation())

@@ -43,6 +43,9 @@ typedef struct KeptPlan
 	SPIPlanPtr	plan;
 } KeptPlan;
 
+/* What comes when there are as many is planned each time: tables come and go. */
+#define MAX_KEPT_PLANS	1000
+
 static HTAB *kept_plans = NULL;
 
 static bool
@@ -76,6 +79,9 @@ kept_plan(const char *sql, JobstateParams *params)
 	kept = hash_search(kept_plans, &hash, HASH_FIND, NULL);
 	if (kept != NULL && is_for(kept, sql, params))
 		return kept->plan;
+
+	if (kept == NULL && hash_get_num_entries(kept_plans) >= MAX_KEPT_PLANS)
+		return SPI_prepare(sql, params->n, params->type);
 
 	(void) jobstate_spi_plan(&plan, sql, params->n, params->type);
 	copy = MemoryContextStrdup(TopMemoryContext, sql);
