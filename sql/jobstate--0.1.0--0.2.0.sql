@@ -177,18 +177,19 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM jobstate.require_argument('settings', settings);
     IF NOT EXISTS (SELECT FROM pg_trigger t
                     WHERE t.tgrelid = settings::regclass AND t.tgname = 'changed' AND t.tgenabled = 'A') THEN
         EXECUTE format('CREATE OR REPLACE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s
-                        FOR EACH STATEMENT EXECUTE FUNCTION jobstate.queue_changed()', settings);
-        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER changed', settings);
+                        FOR EACH STATEMENT EXECUTE FUNCTION jobstate.queue_changed()', settings::regclass);
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER changed', settings::regclass);
     END IF;
     -- a subscription's rows fire no triggers of statements
     IF NOT EXISTS (SELECT FROM pg_trigger t
                     WHERE t.tgrelid = settings::regclass AND t.tgname = 'changed_row' AND t.tgenabled = 'R') THEN
         EXECUTE format('CREATE OR REPLACE TRIGGER changed_row AFTER INSERT OR UPDATE OR DELETE ON %s
-                        FOR EACH ROW EXECUTE FUNCTION jobstate.queue_changed()', settings);
-        EXECUTE format('ALTER TABLE %s ENABLE REPLICA TRIGGER changed_row', settings);
+                        FOR EACH ROW EXECUTE FUNCTION jobstate.queue_changed()', settings::regclass);
+        EXECUTE format('ALTER TABLE %s ENABLE REPLICA TRIGGER changed_row', settings::regclass);
     END IF;
 END
 $$;
