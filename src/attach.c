@@ -190,14 +190,14 @@ validate(FunctionCallInfo fcinfo)
 		jobstate_error_null("group_by");
 	require_watchable(PG_GETARG_OID(0));
 	require_distinct(NameStr(*PG_GETARG_NAME(2)), group_by);
-	require_same_groups(PG_GETARG_OID(0), group_by);
 	attachment = jobstate_attachment_build(PG_GETARG_OID(0),
 										   text_to_cstring(PG_GETARG_TEXT_PP(1)),
 										   NameStr(*PG_GETARG_NAME(2)),
 										   group_by, 0);
 	MemoryContextDelete(attachment->context);
-	/* Last, for check() looks at the rows of an attached table nevertheless. */
+	/* Nearly last, for check() looks at the rows of an attached table nevertheless. */
 	require_unattached(PG_GETARG_OID(0));
+	require_same_groups(PG_GETARG_OID(0), group_by);
 }
 
 static void

@@ -284,7 +284,7 @@ require_known_states(Oid root, Oid relid)
 	UnregisterSnapshot(snapshot);
 }
 
-/* The table and those below it have another type in some column. */
+/* The table and those below it have another type, or other values, in some column. */
 static void
 follow_type(Oid relid)
 {
@@ -316,7 +316,7 @@ follow_alter(Oid relid, AlterTableCmd *command)
 	Oid			root = jobstate_attached_root(relid);
 	Oid			partition;
 
-	if (command->subtype == AT_AlterColumnType)
+	if (jobstate_alters_values(command))
 	{
 		ListCell   *cell;
 
