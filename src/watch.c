@@ -13,8 +13,7 @@
  * Solution: the deleted tuple says in its header that it moved.  Then the next
  * insert of the same table, command and trigger depth is the other half: the
  * executor queues both events one after the other, and what other triggers do
- * in between has another depth or another command.  A savepoint that is rolled
- * back in between begins with another number again.
+ * in between has another depth or another command.
  */
 #include "postgres.h"
 
@@ -40,7 +39,6 @@ PG_FUNCTION_INFO_V1(jobstate_watch);
 typedef struct HalfMove
 {
 	TransactionId xid;
-	SubTransactionId subid;
 	CommandId	cid;
 	Oid			target;
 	int16		state_id;
@@ -63,7 +61,6 @@ remember_half(JobstateWatched *watched, HeapTuple old, int state)
 	HalfMove   *half = half_move_here();
 
 	half->xid = GetTopTransactionId();
-	half->subid = GetCurrentSubTransactionId();
 	half->cid = HeapTupleHeaderGetCmax(old->t_data);
 	half->target = watched->attachment->target;
 	half->state_id = watched->attachment->machine->state[state].id;
@@ -77,7 +74,6 @@ take_half(JobstateWatched *watched, HeapTuple new, int *state)
 
 	if (half->target != watched->attachment->target ||
 		half->xid != GetTopTransactionIdIfAny() ||
-		half->subid != GetCurrentSubTransactionId() ||
 		half->cid != HeapTupleHeaderGetCmin(new->t_data))
 		return false;
 	half->target = InvalidOid;
