@@ -46,6 +46,11 @@ def arguments():
     return parser.parse_args()
 
 
+EXPECTED = ("queue dead letters", "queue lagging", "apply lagging")  # what is poisoned, and what waits for clients
+# in the midst of what moves much at a time
+UPKEEP = r"state = 'active' AND pid <> pg_backend_pid() AND query ~ '(fold|maintain|prune|prune_slots|rotate|rebuild|recount)\('"
+
+
 class Stage:
     """What all clients share."""
 
@@ -143,10 +148,11 @@ class Crash:
     # crashes
 
     def crash(self):
-        how = self.random.choices(("postmaster", "all", "backend", "worker"), (3, 3, 2, 2))[0]
-        pid = self.find_worker() if how == "worker" else None
-        if how == "worker" and not pid:
-            how = "backend"
+        how = self.random.choices(("postmaster", "all", "backend", "worker", "upkeep"), (3, 3, 2, 2, 3))[0]
+        pid = None
+        if how in ("worker", "upkeep"):
+            pid = self.find("backend_type = 'jobstate maintain'" if how == "worker" else UPKEEP)
+            how = how if pid else "backend"
         if how == "backend":
             pid = self.random.choice([client.pid for client in self.clients if client.thread.is_alive()] or [self.db.info.backend_pid])
         self.killed[how] += 1
@@ -158,11 +164,12 @@ class Crash:
             self.server.start(self.random.choice(SETTINGS) if self.options.vary else "")
         self.connect()
 
-    def find_worker(self):
-        """The background worker that folds comes and goes."""
+    def find(self, which):
+        """The background worker that folds comes and goes, and so do statements."""
         until = time.monotonic() + 3
         while time.monotonic() < until:
-            for pid, in self.db.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = 'jobstate maintain'"):
+            for pid, in self.db.execute(f"SELECT pid FROM pg_stat_activity WHERE {which}"):
+                time.sleep(self.random.choice((0, 0.002, 0.02)))
                 return pid
             time.sleep(0.002)
         return None
@@ -211,7 +218,7 @@ class Crash:
         """Once maintenance has come by: a crash leaves what is due."""
         self.db.execute("CALL jobstate.maintain()")
         for row in self.db.execute("SELECT * FROM jobstate.health(deep => true) WHERE status = 'warning'"):
-            if row[0] != "queue dead letters":  # the poisoned ones
+            if row[0] not in EXPECTED:
                 yield f"health {when}: {row}"
 
     def settle(self):
@@ -225,15 +232,25 @@ class Crash:
         self.db.execute("SELECT jobstate.fold()")
         yield from self.check_all("in the end")
 
+    @staticmethod
+    def told(wrong):
+        """A question that the server cannot answer is a failure, too."""
+        found = []
+        try:
+            found.extend(wrong)
+        except psycopg.Error as error:
+            found.append(f"{error.sqlstate} {error} {error.diag.context or ''}")
+        return found
+
     def run(self):
         self.build()
         failures, started = [], time.monotonic()
         while self.stage.cycle < self.options.cycles and not failures:
             self.stage.cycle += 1
-            failures = list(self.cycle()) or list(self.check())
+            failures = self.told(self.cycle()) or self.told(self.check())
             if self.options.verbose:
                 print(f"cycle {self.stage.cycle} at {time.monotonic() - started:.1f} s: {dict(self.killed)}", flush=True)
-        failures = failures or list(self.settle())
+        failures = failures or self.told(self.settle())
         stage = self.stage
         print(f"{'FAILED' if failures else 'ok'}: seed {self.options.seed}, {stage.cycle - (not failures)} cycles, killed {dict(self.killed)},"
               f" acknowledged {dict(stage.done)}, came to nothing {dict(stage.undone)}, sent and not acknowledged: {stage.unknown[True]} there,"

@@ -61,6 +61,11 @@ class Server:
             time.sleep(0.02)
 
     def start(self, options=""):
-        subprocess.run([os.path.join(self.bindir, "pg_ctl"), "-s", "-w", "-t", "120", "-D", self.pgdata, "-o", options,
-                        "-l", os.path.join(self.pgdata, "crash.log"), "start"],
-                       check=True, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        """A child that came to be at the last instant may still hold the memory."""
+        command = [os.path.join(self.bindir, "pg_ctl"), "-s", "-w", "-t", "120", "-D", self.pgdata, "-o", options,
+                   "-l", os.path.join(self.pgdata, "crash.log"), "start"]
+        for _ in range(100):
+            if subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0:
+                return
+            time.sleep(0.1)
+        raise RuntimeError("the server does not start")

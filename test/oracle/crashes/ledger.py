@@ -1,5 +1,6 @@
 """The ledger and the schedule: a fact per item and content, one run at a time, one job per time."""
 
+import time
 from collections import Counter
 
 import psycopg
@@ -49,10 +50,17 @@ class Ledger(Family):
 
     def claim(self, client):
         items, content = self.candidates(client)
-        rows = client.ask("SELECT item, token FROM jobstate.ledger_take('alone', %s, fingerprints => %s, n => 4)", items, [content] * len(items))
+        sql = "SELECT item, token FROM jobstate.ledger_take('alone', %s, fingerprints => %s, n => 4, lease => %s)"
+        rows = client.ask(sql, items, [content] * len(items), None)
+        if client.chance(0.15):
+            # the leases end, and who comes next may be first with the mark
+            rows = client.ask(sql, items, [content] * len(items), "20 ms")
+            time.sleep(0.03)
+            rows += client.ask(sql, items, [content] * len(items), None)
+            client.random.shuffle(rows)
         for item, token in rows:
             if not client.chance(0.1):
-                self.process(client, "alone", item, content, token)
+                client.attempt(lambda client: self.process(client, "alone", item, content, token))
 
     def process(self, client, processor, item, content, token):
         if client.chance(0.1):
@@ -91,7 +99,7 @@ class Ledger(Family):
 
     def work(self, client):
         client.ask("SELECT * FROM jobstate.schedule_enqueue()")
-        claimed = client.ask("SELECT id, token, payload ->> 'schedule', (payload ->> 'due_at')::timestamptz FROM jobstate.claim('sched', %s, 3)", client.name)
+        claimed = client.ask("SELECT id, token, payload ->> 'schedule', (payload ->> 'due_at')::timestamptz FROM jobstate.claim('sched', %s, 10)", client.name)
         for id, token, name, at in claimed:
             with client.transaction("READ COMMITTED") as work:
                 if client.ask("SELECT jobstate.complete(ARRAY[%s], ARRAY[%s])", id, token):

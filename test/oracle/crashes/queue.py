@@ -15,7 +15,7 @@ class Queue(Family):
         self.enqueued, self.completed, self.cancelled = set(), set(), set()
         self.maybe = set()  # somebody asked to cancel them
         self.poisons = 0
-        self.steps = {self.enqueue: 4, self.work: 14, self.late: 2, self.beat: 2, self.cancel: 0.5, self.poison: 0.2, self.victim: 1}
+        self.steps = {self.enqueue: 4, self.work: 14, self.late: 2, self.stale: 2, self.beat: 2, self.cancel: 0.5, self.poison: 0.2, self.victim: 1}
 
     def build(self, db):
         db.execute("SELECT jobstate.install('queue')")
@@ -49,14 +49,28 @@ class Queue(Family):
         while client.prepared:
             client.finish_prepared()
 
-    def claim(self, client):
-        return client.ask("SELECT id, token FROM jobstate.claim('work', %s, %s)", client.name, client.random.choice((1, 4, 10)))
+    def claim(self, client, lease=None):
+        return client.ask("SELECT id, token FROM jobstate.claim('work', %s, %s, %s)", client.name, client.random.choice((1, 4, 10)), lease)
 
     def work(self, client):
         """The application's own row, the next job and the job's end commit together."""
         claimed = self.claim(client)
-        if not claimed or client.chance(0.1):
-            return  # a worker that forgets its jobs
+        if claimed and not client.chance(0.1):  # or it forgets its jobs
+            self.complete(client, claimed)
+
+    def stale(self, client):
+        """One whose lease is over, and who comes before or after the next one."""
+        claims = [self.claim(client, "20 ms")]
+        time.sleep(0.04)
+        client.ask("SELECT * FROM jobstate.rescue()")
+        time.sleep(0.005)
+        client.ask("SELECT jobstate.promote()")
+        claims.append(self.claim(client))
+        client.random.shuffle(claims)
+        for claimed in claims:
+            self.complete(client, claimed)
+
+    def complete(self, client, claimed):
         with client.transaction() as work:
             done = [id for id, in client.ask("SELECT jobstate.complete(%s::bigint[], %s::bigint[])",
                                              [id for id, _ in claimed], [token for _, token in claimed])]

@@ -3,7 +3,7 @@
 from .client import Family
 
 STEPS = {
-    "CALL jobstate.maintain()": 4, "SELECT jobstate.fold()": 4, "CHECKPOINT": 0.5, "SELECT jobstate.rotate()": 2,
+    "CALL jobstate.maintain()": 4, "SELECT jobstate.fold()": 8, "CHECKPOINT": 0.5, "SELECT jobstate.rotate()": 2,
     "SELECT * FROM jobstate.prune_slots(2)": 3, "SELECT jobstate.promote()": 2, "SELECT * FROM jobstate.rescue()": 2,
     "SELECT jobstate.prune('item', '300 ms', 'touched', 2000)": 4, "SELECT jobstate.prune('thing', '300 ms', 'touched', 2000)": 4,
     "SELECT jobstate.prune('jobstate.upload', '30 s', 'updated_at')": 1, "SELECT jobstate.upload_forget()": 1,

@@ -1,5 +1,6 @@
 """Uploads: each is parsed once, merged once, and each commit is postprocessed once."""
 
+import time
 from collections import Counter
 
 from .client import Family, settled_by
@@ -51,20 +52,32 @@ class Uploads(Family):
         if not commits:
             return self.create(client)
         commit = client.random.choice(commits)
-        taken = client.ask("SELECT upload_id, token FROM jobstate.upload_take(%s, %s, %s, '500 ms')", *commit, client.random.choice((1, 3, 10)))
+        sql = "SELECT upload_id, token FROM jobstate.upload_take(%s, %s, 10, %s)"
+        if client.chance(0.1):
+            # the leases end, and who comes next may be first to finish
+            taken = client.ask(sql, *commit, "20 ms")
+            time.sleep(0.03)
+            client.attempt(self.sweep)
+            taken += client.ask(sql, *commit, "500 ms")
+            client.random.shuffle(taken)
+        else:
+            taken = client.ask(sql, *commit, "500 ms")
         for id, token in taken:
-            if client.chance(0.08):
-                continue  # it dies here
-            if client.chance(0.05):
-                client.ask("SELECT jobstate.upload_heartbeat(ARRAY[%s], %s, '500 ms')", id, token)
-            if client.chance(0.05):
-                client.ask("SELECT jobstate.upload_retry(%s, 'processing_timeout', '50 ms', %s)", id, token)
-                continue
-            with client.transaction() as work:
-                answer = client.ask("SELECT jobstate.upload_finish(%s, %s, %s)", id, client.chance(0.9), token)[0][0]
-                client.db.execute("INSERT INTO upload_effect VALUES ('parsed', %s)", (id,))
-                work.did("do", "parsed", [id])
-            self.obey(client, answer, *commit)
+            client.attempt(lambda client: self.parse(client, commit, id, token))
+
+    def parse(self, client, commit, id, token):
+        if client.chance(0.08):
+            return  # it dies here
+        if client.chance(0.05):
+            client.ask("SELECT jobstate.upload_heartbeat(ARRAY[%s], %s, '500 ms')", id, token)
+        if client.chance(0.05):
+            client.ask("SELECT jobstate.upload_retry(%s, 'processing_timeout', '50 ms', %s)", id, token)
+            return
+        with client.transaction() as work:
+            answer = client.ask("SELECT jobstate.upload_finish(%s, %s, %s)", id, client.chance(0.9), token)[0][0]
+            client.db.execute("INSERT INTO upload_effect VALUES ('parsed', %s)", (id,))
+            work.did("do", "parsed", [id])
+        self.obey(client, answer, *commit)
 
     def obey(self, client, answer, repo, sha):
         while answer != "wait" and not client.chance(0.1):
