@@ -216,4 +216,4 @@ def upkeep(c):
 
 
 # what, and how often against the others
-KINDS = ((single, 60), (readers, 8), (verbs, 8), (savepoints, 6), (refused, 6), (ways_in, 2), (ddl, 1), (upkeep, 0.5))
+KINDS = ((single, 60), (readers, 8), (verbs, 8), (savepoints, 6), (refused, 6), (ways_in, 6), (ddl, 1), (upkeep, 0.5))
