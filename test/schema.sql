@@ -46,7 +46,8 @@ SELECT 'type', t.oid::regtype, t.typtype, t.typowner::regrole, pg_temp.sorted(t.
        obj_description(t.oid, 'pg_type')
   FROM pg_type t WHERE t.typnamespace = 'jobstate'::regnamespace ORDER BY t.oid::regtype::text;
 
--- tables, views, sequences; pg_attver is the server's own stamp of a column
+-- tables, views, sequences; pg_attver is the server's own stamp of a column, and the names that 18 gives to
+-- what is NOT NULL tell how it came to be
 SELECT 'relation', r.oid::regclass, r.relkind, r.relowner::regrole, r.relpersistence, r.reloptions, pg_temp.sorted(r.relacl),
        r.relrowsecurity, r.relforcerowsecurity, r.relreplident, pg_get_partkeydef(r.oid), pg_get_expr(r.relpartbound, r.oid),
        (SELECT a.amname FROM pg_am a WHERE a.oid = r.relam), r.reltoastrelid <> 0, obj_description(r.oid, 'pg_class')
@@ -64,7 +65,7 @@ SELECT 'index', x.indexrelid::regclass, pg_get_indexdef(x.indexrelid), x.indispr
   FROM pg_index x JOIN relation r ON r.oid = x.indrelid ORDER BY x.indexrelid::regclass::text;
 SELECT 'constraint', c.conrelid::regclass, c.conname, c.contype, pg_get_constraintdef(c.oid), c.convalidated,
        obj_description(c.oid, 'pg_constraint')
-  FROM pg_constraint c JOIN relation r ON r.oid = c.conrelid ORDER BY c.conrelid::regclass::text, c.conname;
+  FROM pg_constraint c JOIN relation r ON r.oid = c.conrelid WHERE c.contype <> 'n' ORDER BY c.conrelid::regclass::text, c.conname;
 SELECT 'trigger', t.tgrelid::regclass, pg_get_triggerdef(t.oid), t.tgenabled, obj_description(t.oid, 'pg_trigger')
   FROM pg_trigger t JOIN relation r ON r.oid = t.tgrelid WHERE NOT t.tgisinternal ORDER BY t.tgrelid::regclass::text, t.tgname;
 SELECT 'policy', p.polrelid::regclass, p.polname, p.polcmd, p.polpermissive, pg_get_expr(p.polqual, p.polrelid),
