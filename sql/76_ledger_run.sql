@@ -118,7 +118,10 @@ COMMENT ON FUNCTION jobstate.ledger_run_sums(text, bigint)
     IS 'internal: the figures of a run';
 
 -- ledger_end_claims: claims made in a run end with it.  Those of a run that was lost
--- are failures, like those whose lease has ended; others are given back.
+-- are failures, like those whose lease has ended; others are given back.  The index
+-- of leases may be full of dead ones behind an old snapshot.  No lease of this run
+-- ended before it began, so it need not look at those that did; one that was set
+-- back by hand is ledger_expire()'s.
 -- Writes: ledger, ledger_outcome.  Locks: the items' rows, in their order.
 CREATE FUNCTION jobstate.ledger_end_claims(processor text, run_id bigint, lost boolean)
 RETURNS void
@@ -131,7 +134,8 @@ DECLARE
 BEGIN
     FOR held IN
         SELECT l.item, l.token FROM jobstate.ledger l
-         WHERE l.lease_until IS NOT NULL AND l.processor = $1 AND l.run_id = $2 AND l.state = 'claimed'
+         WHERE l.lease_until >= (SELECT r.started_at FROM jobstate.ledger_run r WHERE r.processor = $1 AND r.id = $2)
+           AND l.processor = $1 AND l.run_id = $2 AND l.state = 'claimed'
          ORDER BY l.item FOR NO KEY UPDATE
     LOOP
         IF lost THEN

@@ -190,6 +190,9 @@ BEGIN
         reaped_at        timestamptz
     ) WITH (fillfactor = 50);
     CREATE INDEX IF NOT EXISTS apply_open ON jobstate.apply (created_at, id) WHERE reaped_at IS NULL;
+    -- whoever creates looks for applies of his database alone
+    CREATE INDEX IF NOT EXISTS apply_database
+        ON jobstate.apply (database_name, database_type, environment) WHERE reaped_at IS NULL;
 
     CREATE TABLE IF NOT EXISTS jobstate.apply_target (
         database_name text NOT NULL,
