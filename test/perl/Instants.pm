@@ -7,7 +7,7 @@ use IPC::Run;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(make_tables operations sweep run_script disk_script look_again);
+our @EXPORT = qw(make_tables operations sweep run_script start_script disk_script look_again);
 
 sub make_tables
 {
@@ -119,12 +119,26 @@ sub instants_sql
 	return "\\echo at $kind $n\n$before\n$forget\nSELECT fault('$kind', $n);\n$sql\nROLLBACK;\nSELECT 'struck ' || fault_report();\n$check\n";
 }
 
+my $scripts = 0;
+
+# A session that works through a script.  What it prints is complete after finish().
+sub start_script
+{
+	my ($node, $script, $out) = @_;
+	my $file = "$PostgreSQL::Test::Utils::tmp_check/script_" . ++$scripts . ".sql";
+
+	open my $handle, '>', $file or die;
+	print $handle "\\set VERBOSITY sqlstate\nSET client_min_messages = error;\n$script";
+	close $handle;
+	return IPC::Run::start([ 'psql', '-XqAt', '-d', $node->connstr('postgres'), '-f', $file ], '<', \'', '>&', $out);
+}
+
 sub run_script
 {
 	my ($node, $script) = @_;
 	my $out = '';
-	my $header = "\\set VERBOSITY sqlstate\n\\o /dev/null\nSET client_min_messages = error;\n\\o\n";
-	IPC::Run::run([ 'psql', '-XqAt', '-d', $node->connstr('postgres') ], '<', \"$header$script", '>&', \$out);
+
+	start_script($node, $script, \$out)->finish;
 	return $out;
 }
 

@@ -181,7 +181,7 @@ sub others_ask
 		my $script = join '', map { "$operation{$_}[0]\n$operation{$_}[1]\nROLLBACK;\nSELECT format('COMMIT PREPARED %L', gid) FROM pg_prepared_xacts \\gexec\n" }
 		  map { $names[ rand @names ] } 1 .. 40;
 		my $out = '';
-		my $victim = IPC::Run::start([ 'psql', '-XqAt', '-d', $node->connstr('postgres') . " application_name=victim" ], '<', \$script, '>&', \$out);
+		my $victim = start_script($node, "SET application_name = victim;\n$script", \$out);
 		for (1 .. 10)
 		{
 			my $ask = $_ < 10 ? 'cancel' : 'terminate';

@@ -36,9 +36,9 @@ value(make_tables() . q{
 	CREATE EXTENSION injection_points;
 	CREATE TABLE many (id int, state smallint NOT NULL);
 	SELECT jobstate.attach('many', 'phase', 'state', '{id}');
-	INSERT INTO many SELECT n, 1 FROM generate_series(1, 60000) n;
+	INSERT INTO many SELECT n, 1 FROM generate_series(1, 24000) n;
 	SELECT jobstate.fold();
-	INSERT INTO many SELECT n, 1 FROM generate_series(60001, 120000) n;
+	DELETE FROM many;
 	SELECT jobstate.fold();
 });
 
@@ -66,14 +66,16 @@ sub clean
 		SELECT relation::regclass FROM pg_locks WHERE relation >= 16384"), '', $what);
 }
 
-# The operation with the point attached for its session alone, the rest of the session, and then once more without
+# The operation with the point attached for its session alone, the rest of the session, and then once more without;
+# what is settled would not get there again.
 sub script
 {
 	my ($point, $action, $name) = @_;
 	my ($before, $sql) = @{ $operation{$name} };
+	my ($setup, $again) = @{ $operation{ $name eq 'settle' ? 'write' : $name } };
 	my $end = "ROLLBACK; SELECT format('COMMIT PREPARED %L', gid) FROM pg_prepared_xacts \\gexec\n";
 	return "$before\nSELECT injection_points_set_local();\nSELECT injection_points_attach('jobstate-$point', '$action');\n"
-	  . "$sql\n$end SELECT injection_points_detach('jobstate-$point');\n\\echo again\n$before\n$sql\n$end\\echo the end\n";
+	  . "$sql\n$end SELECT injection_points_detach('jobstate-$point');\n\\echo again\n$setup\n$again\n$end\\echo the end\n";
 }
 
 sub waiting
@@ -86,9 +88,8 @@ sub waiting
 sub interrupted
 {
 	my ($point, $name, $do) = @_;
-	my $script = "\\set VERBOSITY sqlstate\nSET client_min_messages = error;\n" . script($point, 'wait', $name);
 	my $out = '';
-	my $session = IPC::Run::start([ 'psql', '-XqAt', '-d', $node->connstr('postgres') ], '<', \$script, '>&', \$out);
+	my $session = start_script($node, script($point, 'wait', $name), \$out);
 	ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'jobstate-$point'"),
 		"$point: $name gets there");
 	$do->(waiting($point));
