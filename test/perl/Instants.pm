@@ -6,8 +6,9 @@ use Exporter 'import';
 use IPC::Run;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
-our @EXPORT = qw(make_tables operations sweep run_script start_script disk_script look_again);
+our @EXPORT = qw(make_tables operations sweep run_script start_script wait_until_up disk_script look_again);
 
 sub make_tables
 {
@@ -161,11 +162,24 @@ sub choose
 	return map { 1 + int($first + $_ * $step) } 0 .. $wanted - 1;
 }
 
+# A query on standard input may meet a connection that is refused, so it is an argument.
+sub wait_until_up
+{
+	my ($node) = @_;
+	my $out = '';
+	for (1 .. 600)
+	{
+		return if IPC::Run::run([ 'psql', '-XqAt', '-d', $node->connstr('postgres'), '-c', 'SELECT 1' ], '<', \'', '>&', \$out);
+		usleep(100_000);
+	}
+	die "the server does not come back: $out";
+}
+
 # After the end of a session, or of all of them
 sub look_again
 {
 	my ($node, $kind) = @_;
-	$node->poll_query_until('postgres', 'SELECT true') if $kind eq 'k';
+	wait_until_up($node) if $kind eq 'k';
 	return run_script($node, "SELECT 'struck ' || fault_report();\n$check");
 }
 

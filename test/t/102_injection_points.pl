@@ -113,7 +113,7 @@ for (@points)
 	clean("$point: after the end of the session");
 
 	$out = interrupted($point, $name, sub { kill 'KILL', $_[0] });
-	$node->poll_query_until('postgres', 'SELECT true');
+	wait_until_up($node);
 	clean("$point: after kill -9");
 
 	# a count afresh keeps writers out; nothing else does
