@@ -21,10 +21,11 @@
 #define SEGMENTS	2
 
 /* relations, in the order in which readers lock them */
-#define RECENT		0
-#define SETTLED		1
-#define SEGMENT		3
-#define RELATIONS	(SEGMENT + SEGMENTS)
+#define SEGMENT		0
+#define SETTLED		SEGMENTS
+#define RECENT		(SEGMENTS + 2)
+#define RELATIONS	(SEGMENTS + 3)
+#define table(r)	base[(r) - SETTLED]
 
 #define bit(x)		(1 << (x))
 #define has(set, x)	((set >> (x)) & 1)
@@ -41,7 +42,7 @@ typedef Base
 	byte sum[FOLDS];			/* the writers that a fold's row adds up */
 	bool header[FOLDS];
 };
-Base base[3];					/* base_recent and the two settled tables */
+Base base[3];					/* the two settled tables and base_recent */
 
 byte holders[RELATIONS];		/* of ACCESS SHARE and ROW EXCLUSIVE */
 bool exclusive[RELATIONS];		/* ACCESS EXCLUSIVE is held */
@@ -102,8 +103,8 @@ inline add_base(t)
 		:: i < FOLDS ->
 			if
 			:: has(snapshot, fold_xid(i)) ->
-				assert((sum & base[t].sum[i]) == 0);
-				sum = sum | base[t].sum[i]
+				assert((sum & table(t).sum[i]) == 0);
+				sum = sum | table(t).sum[i]
 			:: else
 			fi;
 			i++
@@ -121,7 +122,7 @@ inline find_settled()
 		do
 		:: i < FOLDS ->
 			if
-			:: base[SETTLED + 1].header[i] && has(snapshot, fold_xid(i)) -> from = 1
+			:: table(SETTLED + 1).header[i] && has(snapshot, fold_xid(i)) -> from = 1
 			:: else
 			fi;
 			i++
@@ -137,7 +138,7 @@ inline is_empty(t)
 		i = 0; got = true;
 		do
 		:: i < FOLDS ->
-			got = got && base[t].sum[i] == 0 && !base[t].header[i];
+			got = got && table(t).sum[i] == 0 && !table(t).header[i];
 			i++
 		:: else -> break
 		od;
@@ -152,7 +153,7 @@ inline forget_rows(t)
 	do
 	:: i < FOLDS ->
 		if
-		:: i != f -> base[t].sum[i] = 0; base[t].header[i] = false
+		:: i != f -> table(t).sum[i] = 0; table(t).header[i] = false
 		:: else
 		fi;
 		i++
@@ -182,11 +183,11 @@ inline move_rows()
 	fi;
 	find_settled();
 	if
-	:: base[RECENT].sum[f] = sum
-	:: has(mine, RECENT) -> base[SETTLED + from].sum[f] = sum	/* too many keys */
+	:: table(RECENT).sum[f] = sum
+	:: has(mine, RECENT) -> table(SETTLED + from).sum[f] = sum	/* too many keys */
 	fi;
 #ifndef BROKEN_NO_HEADER
-	base[RECENT].header[f] = true
+	table(RECENT).header[f] = true
 #endif
 }
 
@@ -238,9 +239,9 @@ inline settle()
 	:: got ->
 		atomic {
 			add_base(SETTLED + from);
-			base[SETTLED + 1 - from].sum[f] = sum;
-			base[SETTLED + 1 - from].header[f] = true;
-			base[RECENT].header[f] = true;
+			table(SETTLED + 1 - from).sum[f] = sum;
+			table(SETTLED + 1 - from).header[f] = true;
+			table(RECENT).header[f] = true;
 			wanted[SETTLED + from] = true
 		}
 		atomic {
@@ -279,8 +280,8 @@ inline end_fold()
 			do
 			:: r < RELATIONS ->
 				if
-				:: has(mine, r) && r >= SEGMENT -> log_rows[r - SEGMENT] = 0
-				:: has(mine, r) && r < SEGMENT -> forget_rows(r)
+				:: has(mine, r) && r < SETTLED -> log_rows[r - SEGMENT] = 0
+				:: has(mine, r) && r >= SETTLED -> forget_rows(r)
 				:: else
 				fi;
 				r++
@@ -319,8 +320,8 @@ inline read_base(t)
 		do
 		:: i < FOLDS ->
 			if
-			:: has(snapshot, fold_xid(i)) -> total = total + count(base[t].sum[i])
-			:: !has(snapshot, fold_xid(i)) && has(newest, fold_xid(i)) && base[t].header[i] &&
+			:: has(snapshot, fold_xid(i)) -> total = total + count(table(t).sum[i])
+			:: !has(snapshot, fold_xid(i)) && has(newest, fold_xid(i)) && table(t).header[i] &&
 			   t == RECENT -> stale = true
 			:: else
 			fi;
