@@ -48,7 +48,9 @@ def arguments():
 
 EXPECTED = ("queue dead letters", "queue lagging", "apply lagging")  # what is poisoned, and what waits for clients
 # in the midst of what moves much at a time
-UPKEEP = r"state = 'active' AND pid <> pg_backend_pid() AND query ~ '(fold|maintain|prune|prune_slots|rotate|rebuild|recount)\('"
+MIDST = {"worker": "backend_type = 'jobstate maintain'",
+         "fold": r"state = 'active' AND pid <> pg_backend_pid() AND query ~ '(fold|maintain)\('",
+         "upkeep": r"state = 'active' AND pid <> pg_backend_pid() AND query ~ '(prune|prune_slots|rotate|rebuild|recount)\('"}
 
 
 class Stage:
@@ -133,7 +135,8 @@ class Crash:
         if self.random.random() < 0.1:
             self.killed["terminated"] += 1
             self.db.execute("""SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()
-                AND backend_type IN ('client backend', 'jobstate maintain') ORDER BY random() LIMIT 1""")
+                AND backend_type IN ('client backend', 'jobstate maintain')
+                ORDER BY random() - 0.4 * (state = 'active' AND query ~ '(fold|maintain|prune)')::int LIMIT 1""")
         for client in self.clients:
             if not client.thread.is_alive() and not self.stage.trouble:
                 self.server.wait_until_gone([client.pid], 20)
@@ -148,16 +151,17 @@ class Crash:
     # crashes
 
     def crash(self):
-        how = self.random.choices(("postmaster", "all", "backend", "worker", "upkeep"), (3, 3, 2, 2, 3))[0]
+        how = self.random.choices(("postmaster", "all", "backend", *MIDST), (2, 2, 2, 2, 4, 2))[0]
         pid = None
-        if how in ("worker", "upkeep"):
-            pid = self.find("backend_type = 'jobstate maintain'" if how == "worker" else UPKEEP)
+        if how in MIDST:
+            pid = self.find(MIDST[how])
             how = how if pid else "backend"
         if how == "backend":
             pid = self.random.choice([client.pid for client in self.clients if client.thread.is_alive()] or [self.db.info.backend_pid])
+        if pid and not self.server.kill_one(pid):
+            how, pid = "all", None  # it was quicker
         self.killed[how] += 1
         if pid:
-            self.server.kill_one(pid)
             self.wait_for_loss()
         else:
             self.server.kill(children_too=how == "all")

@@ -49,10 +49,12 @@ class Server:
 
     @staticmethod
     def kill_one(pid):
+        """Whether it was there."""
         try:
             os.kill(pid, signal.SIGKILL)
+            return True
         except ProcessLookupError:
-            pass
+            return False
 
     @staticmethod
     def wait_until_gone(pids, seconds):

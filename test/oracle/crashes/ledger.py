@@ -52,7 +52,7 @@ class Ledger(Family):
         items, content = self.candidates(client)
         sql = "SELECT item, token FROM jobstate.ledger_take('alone', %s, fingerprints => %s, n => 4, lease => %s)"
         rows = client.ask(sql, items, [content] * len(items), None)
-        if client.chance(0.15):
+        if client.chance(0.3):
             # the leases end, and who comes next may be first with the mark
             rows = client.ask(sql, items, [content] * len(items), "20 ms")
             time.sleep(0.03)

@@ -49,8 +49,8 @@ class Queue(Family):
         while client.prepared:
             client.finish_prepared()
 
-    def claim(self, client, lease=None):
-        return client.ask("SELECT id, token FROM jobstate.claim('work', %s, %s, %s)", client.name, client.random.choice((1, 4, 10)), lease)
+    def claim(self, client, n=None, lease=None):
+        return client.ask("SELECT id, token FROM jobstate.claim('work', %s, %s, %s)", client.name, n or client.random.choice((1, 4, 10)), lease)
 
     def work(self, client):
         """The application's own row, the next job and the job's end commit together."""
@@ -60,12 +60,12 @@ class Queue(Family):
 
     def stale(self, client):
         """One whose lease is over, and who comes before or after the next one."""
-        claims = [self.claim(client, "20 ms")]
+        claims = [self.claim(client, 4, "20 ms")]
         time.sleep(0.04)
         client.ask("SELECT * FROM jobstate.rescue()")
         time.sleep(0.005)
         client.ask("SELECT jobstate.promote()")
-        claims.append(self.claim(client))
+        claims.append(self.claim(client, 1000))
         client.random.shuffle(claims)
         for claimed in claims:
             self.complete(client, claimed)
