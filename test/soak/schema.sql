@@ -39,7 +39,7 @@ SELECT jobstate.install(family) FROM unnest('{queue,uploads,store,ledger,schedul
 
 SELECT jobstate.queue_ring_define('{"slots": 24, "slot_jobs": 2000, "slot_length": "30 s", "retention": "45 s",
     "failed_retention": "1 min", "dead_letter_retention": "1 min"}');
-SELECT jobstate.queue_define('fast');
+SELECT jobstate.queue_define('fast', '{"lease": "20 s"}');
 SELECT jobstate.queue_define('mixed', '{"max_attempts": 3, "backoff": "2 s", "lease": "5 s", "shards": 2}');
 SELECT jobstate.queue_define('limited', '{"max_running_per_key": 4, "lease": "5 s"}');
 CREATE TABLE soak.result (job bigint PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp());
