@@ -84,7 +84,7 @@ sub waiting
 	return value("SELECT pid FROM pg_stat_activity WHERE wait_event = 'jobstate-$point'");
 }
 
-# Runs it up to the point, then does this to the session.  Returns what it answered.
+# Runs it up to the point, then does this to the session, which is not to stop there again.  Returns what it answered.
 sub interrupted
 {
 	my ($point, $name, $do) = @_;
@@ -92,7 +92,9 @@ sub interrupted
 	my $session = start_script($node, script($point, 'wait', $name), \$out);
 	ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'jobstate-$point'"),
 		"$point: $name gets there");
-	$do->(waiting($point));
+	my $pid = waiting($point);
+	value("SELECT injection_points_detach('jobstate-$point')");
+	$do->($pid);
 	$session->finish;
 	return $out;
 }
