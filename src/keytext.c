@@ -310,6 +310,7 @@ jobstate_key_to_jsonb(JobstateKeySpec *spec, text *stored)
 	for (i = 0; i < spec->ncolumns; i++)
 	{
 		push_string(&state, WJB_KEY, NameStr(spec->column[i].name));
+		/* NOLINTNEXTLINE(clang-analyzer-core.UndefinedBinaryOperatorResult): split() sets them all */
 		if (string[i] == NULL)
 			(void) pushJsonbValue(&state, WJB_VALUE, &null_value);
 		else
@@ -367,7 +368,7 @@ jobstate_key_from_jsonb(JobstateKeySpec *spec, Jsonb *json, Oid target,
 {
 	JsonbIterator *it;
 	JsonbIteratorToken token;
-	JsonbValue	value = {0};
+	JsonbValue	value;
 	uint32		given = 0;
 	int			i = -1;
 

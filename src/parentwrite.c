@@ -91,7 +91,7 @@ state_datum(JobstateAttachment *parent, int state)
 
 	switch (parent->state_kind)
 	{
-		case JOBSTATE_STATE_INT2:
+		case JOBSTATE_STATE_INT2:	/* NOLINT(bugprone-branch-clone): not the same everywhere */
 			return Int16GetDatum(wanted->id);
 		case JOBSTATE_STATE_INT4:
 			return Int32GetDatum(wanted->id);
