@@ -61,11 +61,13 @@ ok(folded_soon(scalar getpwuid($>)), 'full segments are folded');
 ok($node->poll_query_until('postgres', $workers, '0'), 'the worker goes away');
 is($node->safe_psql('postgres', 'SELECT * FROM jobstate.verify()'), '', 'the counts are right');
 
-# One worker does for as long as segments become full.
-my @pids = split /\n/, $node->safe_psql('postgres', join '', map {
-	"$fill SELECT pid FROM pg_stat_activity WHERE backend_type = 'jobstate maintain';\n" } 1 .. 6);
-cmp_ok(scalar @pids, '>', 1, 'a worker stays while there is something to do');
-is(scalar keys %{{ map { $_ => 1 } @pids }}, 1, 'and no other one is started');
+# One worker does for as long as segments become full; it stays for a second without one, then another may follow it.
+my $started = time;
+my @at_work = grep { $_ } split /\n/, $node->safe_psql('postgres', join '', map {
+	"$fill SELECT string_agg(pid::text, ' ') FROM pg_stat_activity WHERE backend_type = 'jobstate maintain';\n" } 1 .. 6);
+cmp_ok(scalar @at_work, '>', 0, 'a worker is there while there is something to do');
+is(scalar(grep { / / } @at_work), 0, 'there is one at a time');
+cmp_ok(scalar keys %{{ map { $_ => 1 } @at_work }}, '<=', 2 + time - $started, 'and it stays');
 ok($node->poll_query_until('postgres', $workers, '0'), 'then it leaves');
 
 # Terminated, it goes, and the next one takes over.
@@ -80,7 +82,9 @@ my $reader = $node->background_psql('postgres', on_error_stop => 1);
 $reader->query_safe('BEGIN; LOCK TABLE jobstate.segment_0, jobstate.segment_1, jobstate.segment_2, jobstate.segment_3,
 	jobstate.segment_4, jobstate.segment_5, jobstate.segment_6, jobstate.segment_7 IN ACCESS SHARE MODE');
 $node->safe_psql('postgres', $fill);
-my $seen = q{SELECT count(*) > 0 FROM pg_stat_activity WHERE backend_type = 'jobstate maintain' AND datname = current_database()};
+# It gives up after a while, and the next writer has another one started.
+my $seen = q{WITH writer AS (UPDATE job SET state = 3 - state WHERE id <= 2000)
+	SELECT count(*) > 0 FROM pg_stat_activity WHERE backend_type = 'jobstate maintain' AND datname = current_database()};
 ok($node->poll_query_until('postgres', $seen), 'a worker shows in pg_stat_activity');
 $reader->query_safe('COMMIT');
 ok($node->poll_query_until('postgres', $workers, '0'), 'and is done once it may');

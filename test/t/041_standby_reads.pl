@@ -9,7 +9,7 @@ use Test::More;
 
 my $primary = PostgreSQL::Test::Cluster->new('primary');
 $primary->init(allows_streaming => 1);
-$primary->append_conf('postgresql.conf', "fsync = off\nmax_prepared_transactions = 10");
+$primary->append_conf('postgresql.conf', "fsync = off\nfull_page_writes = on\nmax_prepared_transactions = 10");
 $primary->start;
 $primary->safe_psql('postgres', q{
 	CREATE EXTENSION jobstate;
