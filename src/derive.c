@@ -362,6 +362,14 @@ jobstate_derive_init(void)
 	RegisterXactCallback(AtPreCommit_derive, NULL);
 }
 
+/* What the commit would do, now, with the rights that we have now */
+void
+jobstate_derive_pending(void)
+{
+	if (jobstate_touched_any())
+		(void) derive_touched();
+}
+
 /* derive_now() returns bigint: what the commit would do, and how many rows */
 Datum
 jobstate_derive_now(PG_FUNCTION_ARGS)

@@ -7,5 +7,6 @@
 #define JOBSTATE_DERIVE_H
 
 extern void jobstate_derive_init(void);
+extern void jobstate_derive_pending(void);
 
 #endif							/* JOBSTATE_DERIVE_H */

@@ -44,6 +44,7 @@
 #include "catalog.h"
 #include "compat.h"
 #include "counts.h"
+#include "derive.h"
 #include "error.h"
 #include "family.h"
 #include "fold.h"
@@ -197,6 +198,20 @@ owners_of_tables(MemoryContext context)
 	return owners;
 }
 
+/*
+ * One step of a family, as its tables' owner.  Parents of rows that it changed
+ * are written now: left to the commit, which has our rights, a deferred trigger
+ * of such a parent would run with them.  Here the server refuses it.
+ */
+static JobstateFamilyStep
+family_step(const char *hook, int step)
+{
+	JobstateFamilyStep answer = jobstate_family_maintain(hook, step);
+
+	jobstate_derive_pending();
+	return answer;
+}
+
 /* What the families want of an owner, with the owner's rights */
 static void
 maintain_families_as(Oid owner)
@@ -217,7 +232,7 @@ maintain_families_as(Oid owner)
 		hooks = jobstate_family_hooks();
 		done = hook >= list_length(hooks);
 		if (!done)
-			answer = jobstate_family_maintain(list_nth(hooks, hook), step);
+			answer = family_step(list_nth(hooks, hook), step);
 		jobstate_return(role);
 		end_step();
 		if (answer == JOBSTATE_FAMILY_MORE && ++round < ROUNDS)
@@ -398,7 +413,7 @@ static JobstateFamilyStep
 maintain_step_as(Oid owner, const char *hook, int step)
 {
 	JobstateRole role = jobstate_become(owner);
-	JobstateFamilyStep answer = jobstate_family_maintain(hook, step);
+	JobstateFamilyStep answer = family_step(hook, step);
 
 	jobstate_return(role);
 	return answer;
