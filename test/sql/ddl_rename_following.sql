@@ -82,7 +82,7 @@ SELECT * FROM jobstate.counts('regress_p') ORDER BY state;
 CALL jobstate.maintain();
 SELECT target, counted FROM jobstate.attachments WHERE machine = 'regress_m' ORDER BY target::text COLLATE "C";
 ALTER TABLE regress_p ALTER state TYPE boolean USING true;                       -- fails
-\set VERBOSITY terse
+\set VERBOSITY sqlstate
 ALTER TABLE regress_p ALTER section TYPE point USING '(1,1)';                    -- fails
 \set VERBOSITY default
 SELECT * FROM jobstate.counts('regress_p') ORDER BY state;
