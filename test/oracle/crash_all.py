@@ -170,7 +170,7 @@ class Crash:
 
     def find(self, which):
         """The background worker that folds comes and goes, and so do statements."""
-        until = time.monotonic() + 3
+        until = time.monotonic() + 2
         while time.monotonic() < until:
             for pid, in self.db.execute(f"SELECT pid FROM pg_stat_activity WHERE {which}"):
                 time.sleep(self.random.choice((0, 0.002, 0.02)))

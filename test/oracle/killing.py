@@ -40,6 +40,8 @@ class Server:
 
     def kill(self, children_too=False):
         """The postmaster, and at the same instant all its children; or these go on until they notice."""
+        # one that is forked meanwhile would wait for ever for what those who were killed held
+        os.kill(self.postmaster(), signal.SIGSTOP)
         children = self.children()
         os.kill(self.postmaster(), signal.SIGKILL)
         for pid in children if children_too else ():

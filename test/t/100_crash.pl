@@ -25,7 +25,7 @@ local $ENV{PYTHONDONTWRITEBYTECODE} = 1;
 IPC::Run::run(
 	[
 		$python, "$FindBin::Bin/../oracle/crash_all.py",
-		split(' ', $ENV{JOBSTATE_CRASH} || '--seed 1 --cycles 10 --seconds 1'),
+		split(' ', $ENV{JOBSTATE_CRASH} || '--seed 1 --cycles 10 --seconds 0.7'),
 		'--dsn', $node->connstr('postgres'),
 		'--pgdata', $node->data_dir, '--bindir', $node->config_data('--bindir')
 	],
