@@ -42,7 +42,7 @@ def panel(x, y, title, series, minutes, held):
         parts.append(f'<line x1="0" y1="{at}" x2="{WIDTH}" y2="{at}" stroke="#cccccc" stroke-width="0.5"/>'
                      f'<text x="-6" y="{at + 4}" text-anchor="end">{top * k / 4:g}</text>')
     for k in range(5):
-        parts.append(f'<text x="{WIDTH * k / 4}" y="{HEIGHT + 14}" text-anchor="middle">{minutes * k / 4:g} min</text>')
+        parts.append(f'<text x="{WIDTH * k / 4}" y="{HEIGHT + 14}" text-anchor="middle">{minutes * k / 4:.3g} min</text>')
     for n, (name, line) in enumerate(series):
         colour = COLOURS[n % len(COLOURS)]
         points = [f"{WIDTH * (i + 0.5) / len(line):.1f},{HEIGHT - HEIGHT * v / top:.1f}" for i, v in enumerate(line) if v is not None]
