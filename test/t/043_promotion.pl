@@ -128,7 +128,8 @@ is($new->safe_psql('postgres', q{SELECT count(*) FROM done WHERE id IN (} . join
 ok($new->poll_query_until('postgres', q{SELECT count(*) = 0 FROM jobstate.health(deep => true, patience => '0') WHERE status = 'warning' AND check_name IN ('counters', 'triggers', 'queue ring')}),
 	'health() is content') or diag($new->safe_psql('postgres', 'SELECT * FROM jobstate.health(deep => true)'));
 
-# the old primary comes back
+# the old primary comes back; until 16 pg_rewind learns of the new timeline from a checkpoint
+$new->safe_psql('postgres', 'CHECKPOINT');
 command_ok([ 'pg_rewind', '--target-pgdata', $old->data_dir, '--source-server', $new->connstr('postgres'), '--no-sync' ], 'the old primary is rewound');
 $old->append_conf('postgresql.conf', 'port = ' . $old->port . "\nsynchronous_standby_names = ''\nprimary_conninfo = '" . $new->connstr . " application_name=old'");
 unlink $old->data_dir . '/postgresql.auto.conf';
