@@ -63,7 +63,8 @@ class Session:
         self.db = fuzzer.connect(database, autocommit=True, prepare_threshold=None)
         self.db.execute(f"SET statement_timeout = '{TIMEOUT}s'; SET lock_timeout = '2s'; SET client_min_messages = error")
         self.db.execute("CREATE TEMP TABLE mine (id bigint, state text, g text)")
-        self.db.execute(f"SET SESSION AUTHORIZATION {role}")
+        if role != "postgres":      # the superuser is whoever connects, by what name ever
+            self.db.execute(f"SET SESSION AUTHORIZATION {role}")
         self.hung = threading.Event()
 
     # statements
