@@ -45,8 +45,8 @@ flush(void)
 {
 	JobstateTally **tally;
 	int			ntallies = jobstate_tally_set_list(jobstate_tally_pending(), &tally);
-	JobstateLogRow *row = palloc_extended(sizeof(JobstateLogRow) * ntallies,
-										  MCXT_ALLOC_HUGE);
+	JobstateLogRow *row = MemoryContextAllocHuge(CurrentMemoryContext,
+												  sizeof(JobstateLogRow) * ntallies);
 	bool		full = false;
 	int			n = 0;
 	int			i;

@@ -199,17 +199,29 @@ owners_of_tables(MemoryContext context)
 }
 
 /*
- * One step of a family, as its tables' owner.  Parents of rows that it changed
- * are written now: left to the commit, which has our rights, a deferred trigger
- * of such a parent would run with them.  Here the server refuses it.
+ * One step of a family, with the rights of its tables' owner.  Parents of rows that
+ * it changed are written now: left to the commit, which has our rights, a deferred
+ * trigger of such a parent would run with them.  Here the server refuses it.
  */
 static JobstateFamilyStep
-family_step(const char *hook, int step)
+maintain_step_as(Oid owner, const char *hook, int step)
 {
+	JobstateRole role = jobstate_become(owner);
 	JobstateFamilyStep answer = jobstate_family_maintain(hook, step);
 
 	jobstate_derive_pending();
+	jobstate_return(role);
 	return answer;
+}
+
+static List *
+hooks_of(Oid owner)
+{
+	JobstateRole role = jobstate_become(owner);
+	List	   *hooks = jobstate_family_hooks();
+
+	jobstate_return(role);
+	return hooks;
 }
 
 /* What the families want of an owner, with the owner's rights */
@@ -224,16 +236,13 @@ maintain_families_as(Oid owner)
 
 	while (!done)
 	{
-		JobstateRole role;
 		List	   *hooks;
 
 		begin_step("maintaining the families");
-		role = jobstate_become(owner);
-		hooks = jobstate_family_hooks();
+		hooks = hooks_of(owner);
 		done = hook >= list_length(hooks);
 		if (!done)
-			answer = family_step(list_nth(hooks, hook), step);
-		jobstate_return(role);
+			answer = maintain_step_as(owner, list_nth(hooks, hook), step);
 		end_step();
 		if (answer == JOBSTATE_FAMILY_MORE && ++round < ROUNDS)
 			continue;
@@ -406,27 +415,6 @@ recount_uncounted(bool atomic)
 			end_call_step(atomic);
 		}
 	}
-}
-
-/* One step of a family, with the rights of the tables' owner */
-static JobstateFamilyStep
-maintain_step_as(Oid owner, const char *hook, int step)
-{
-	JobstateRole role = jobstate_become(owner);
-	JobstateFamilyStep answer = family_step(hook, step);
-
-	jobstate_return(role);
-	return answer;
-}
-
-static List *
-hooks_of(Oid owner)
-{
-	JobstateRole role = jobstate_become(owner);
-	List	   *hooks = jobstate_family_hooks();
-
-	jobstate_return(role);
-	return hooks;
 }
 
 static void

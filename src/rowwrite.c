@@ -187,18 +187,38 @@ reset_row(JobstateRowWriter *writer)
 		ResetPerTupleExprContext(writer->estate);
 }
 
+/* Does the row look as if somebody had it?  Who comes to have it now does not show. */
+bool
+jobstate_row_seems_locked(TupleTableSlot *slot)
+{
+	HeapTuple	row = ExecFetchSlotHeapTuple(slot, false, NULL);
+
+	return !(row->t_data->t_infomask & HEAP_XMAX_INVALID);
+}
+
+/*
+ * Locks the version of a row that was found, and reads it into another slot.  TM_Ok,
+ * or why not: it was changed meanwhile, or without wait somebody has it.
+ */
+TM_Result
+jobstate_row_lock(JobstateRowWriter *writer, TupleTableSlot *found,
+				  Snapshot snapshot, bool wait, TupleTableSlot *locked)
+{
+	TM_FailureData failure;
+	ItemPointerData tid = found->tts_tid;
+
+	return table_tuple_lock(writer->rel, &tid, snapshot, locked, writer->cid,
+							LockTupleNoKeyExclusive,
+							wait ? LockWaitBlock : LockWaitSkip, 0, &failure);
+}
+
 /* The executor's way, on a row that is locked first. */
 static TM_Result
 update_by_executor(JobstateRowWriter *writer, TupleTableSlot *oldslot,
 				   TupleTableSlot *newslot, Snapshot snapshot, bool wait)
 {
-	TM_FailureData failure;
 	TupleTableSlot *locked = table_slot_create(writer->rel, NULL);
-	ItemPointerData tid = oldslot->tts_tid;
-	TM_Result	result = table_tuple_lock(writer->rel, &tid, snapshot, locked,
-										  writer->cid, LockTupleNoKeyExclusive,
-										  wait ? LockWaitBlock : LockWaitSkip,
-										  0, &failure);
+	TM_Result	result = jobstate_row_lock(writer, oldslot, snapshot, wait, locked);
 
 	if (result == TM_Ok)
 	{
@@ -210,19 +230,14 @@ update_by_executor(JobstateRowWriter *writer, TupleTableSlot *oldslot,
 	return result;
 }
 
-/*
- * Does the row look as if somebody had it?  A server that checks its assertions
- * does not put up with being wrong about that.
- */
+/* A server that checks its assertions does not put up with being wrong about this. */
 static bool
-seems_locked(TupleTableSlot *slot)
+must_lock(TupleTableSlot *slot)
 {
 #ifdef USE_ASSERT_CHECKING
 	return true;
 #else
-	HeapTuple	row = ExecFetchSlotHeapTuple(slot, false, NULL);
-
-	return !(row->t_data->t_infomask & HEAP_XMAX_INVALID);
+	return jobstate_row_seems_locked(slot);
 #endif
 }
 
@@ -239,12 +254,8 @@ seems_locked(TupleTableSlot *slot)
 static TM_Result
 lock_without_wait(JobstateRowWriter *writer, TupleTableSlot *slot, Snapshot snapshot)
 {
-	TM_FailureData failure;
-	ItemPointerData tid = slot->tts_tid;
 	TupleTableSlot *locked = table_slot_create(writer->rel, NULL);
-	TM_Result	result = table_tuple_lock(writer->rel, &tid, snapshot, locked,
-										  writer->cid, LockTupleNoKeyExclusive,
-										  LockWaitSkip, 0, &failure);
+	TM_Result	result = jobstate_row_lock(writer, slot, snapshot, false, locked);
 
 	ExecDropSingleTupleTableSlot(locked);
 	return result;
@@ -270,7 +281,7 @@ jobstate_row_update(JobstateRowWriter *writer, TupleTableSlot *oldslot,
 		return update_by_executor(writer, oldslot, newslot, snapshot, wait);
 
 	check_constraints(writer, newslot);
-	if (!wait && seems_locked(oldslot))
+	if (!wait && must_lock(oldslot))
 	{
 		result = lock_without_wait(writer, oldslot, snapshot);
 		if (result != TM_Ok)

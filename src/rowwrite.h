@@ -36,6 +36,10 @@ extern void jobstate_rows_check_rights(Oid target, AclMode rights);
 extern void jobstate_rows_refuse_triggers(Relation target);
 extern bool jobstate_row_writer_is_direct(Relation rel);
 extern JobstateRowWriter *jobstate_row_writer_open(Relation rel);
+extern bool jobstate_row_seems_locked(TupleTableSlot *slot);
+extern TM_Result jobstate_row_lock(JobstateRowWriter *writer,
+								   TupleTableSlot *found, Snapshot snapshot,
+								   bool wait, TupleTableSlot *locked);
 extern TM_Result jobstate_row_update(JobstateRowWriter *writer,
 									 TupleTableSlot *oldslot,
 									 TupleTableSlot *newslot,

@@ -12,7 +12,6 @@
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
@@ -258,27 +257,13 @@ ask_sql(SPIPlanPtr *plan, const char *sql, FunctionCallInfo fcinfo, bool *isnull
 	return answer;
 }
 
-/* Might somebody have the row that was found?  If so, the update may have to wait. */
-static bool
-is_contended(StoreTable *store)
-{
-	BufferHeapTupleTableSlot *slot = (BufferHeapTupleTableSlot *) store->old;
-
-	return !TTS_IS_BUFFERTUPLE(store->old) ||
-		(slot->base.tuple->t_data->t_infomask & HEAP_XMAX_INVALID) == 0;
-}
-
 /* Waits for whoever has the row, and keeps it if that one wrote nothing. */
 static TM_Result
 lock_row(StoreTable *store)
 {
-	ItemPointerData tid = store->old->tts_tid;
-	TM_FailureData failure;
-	TM_Result	result;
+	TM_Result	result = jobstate_row_lock(store->writer, store->old,
+										   GetActiveSnapshot(), true, store->new);
 
-	result = table_tuple_lock(store->writer->rel, &tid, GetActiveSnapshot(),
-							  store->new, store->writer->cid,
-							  LockTupleNoKeyExclusive, LockWaitBlock, 0, &failure);
 	ExecClearTuple(store->new);
 	return result;
 }
@@ -304,7 +289,7 @@ update_row(StoreTable *store, StoreUpdate *update, bool *expired)
 		if (!find_row(store, update->id) || !is_alive(store, now) ||
 			!is_of_attempt(store, update->token))
 			return NULL;
-		if (!locked && is_contended(store))
+		if (!locked && jobstate_row_seems_locked(store->old))
 		{
 			result = lock_row(store);
 			locked = result == TM_Ok;

@@ -135,8 +135,8 @@ jobstate_tally_set_list(JobstateTallySet *set, JobstateTally ***list)
 	TallyEntry *entry;
 	int			n = 0;
 
-	*list = palloc_extended(sizeof(JobstateTally *) * (set->hash->members + 1),
-							MCXT_ALLOC_HUGE);
+	*list = MemoryContextAllocHuge(CurrentMemoryContext,
+								   sizeof(JobstateTally *) * (set->hash->members + 1));
 	tallyhash_start_iterate(set->hash, &it);
 	while ((entry = tallyhash_iterate(set->hash, &it)) != NULL)
 		(*list)[n++] = entry->tally;
