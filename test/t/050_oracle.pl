@@ -4,13 +4,13 @@
 use strict;
 use warnings;
 use FindBin;
+use lib "$FindBin::Bin/../perl";
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Program;
 use Test::More;
 
-my $python = $ENV{PYTHON} || 'python3';
-plan skip_all => "no $python with psycopg 3 here"
-  if system("$python -c 'import psycopg' 2>/dev/null") != 0;
+need_python();
 
 my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init;
@@ -21,23 +21,13 @@ $node->start;
 # sessions themselves go; another seed by hand: see test/oracle/main.py.
 for my $kind (qw(alone apart together rebuilt))
 {
-	my ($out, $err);
 	$node->safe_psql('postgres', "CREATE DATABASE $kind ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0");
-	local $ENV{PYTHONDONTWRITEBYTECODE} = 1;
-	IPC::Run::run(
-		[
-			$python, "$FindBin::Bin/../oracle/main.py",
-			'--seed', 1, '--seconds', 17, '--kind', $kind,
-			'--dsn', $node->connstr($kind)
-		],
-		'>', \$out, '2>', \$err);
-	is($?, 0, "rounds of sessions: $kind");
-	note($out);
-	diag($out . $err) if $?;
+	program_holds("rounds of sessions: $kind", 'oracle/main.py',
+		'--seed', 1, '--seconds', 17, '--kind', $kind,
+		'--dsn', $node->connstr($kind));
 }
 
-# nothing crashed on the way
-unlike(slurp_file($node->logfile), qr/PANIC|TRAP|terminated by signal/, 'the server lives');
+server_lives($node);
 
 $node->stop;
 done_testing();

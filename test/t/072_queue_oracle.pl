@@ -3,13 +3,13 @@
 use strict;
 use warnings;
 use FindBin;
+use lib "$FindBin::Bin/../perl";
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Program;
 use Test::More;
 
-my $python = $ENV{PYTHON} || 'python3';
-plan skip_all => "no $python with psycopg 3 here"
-  if system("$python -c 'import psycopg' 2>/dev/null") != 0;
+need_python();
 
 my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init(allows_streaming => 'logical', extra => [ '--encoding=UTF8', '--locale=C' ]);
@@ -19,20 +19,10 @@ plan skip_all => 'no test_decoding here'
   if $node->psql('postgres', q{SELECT pg_create_logical_replication_slot('probe', 'test_decoding', true)}) != 0;
 
 # What the clients try is the same in every run; for others, JOBSTATE_JOBS has what test/oracle/jobs.py takes.
-my ($out, $err);
-local $ENV{PYTHONDONTWRITEBYTECODE} = 1;
-IPC::Run::run(
-	[
-		$python, "$FindBin::Bin/../oracle/jobs.py",
-		split(' ', $ENV{JOBSTATE_JOBS} || '--seed 1 --seconds 65'), '--dsn', $node->connstr('postgres')
-	],
-	'>', \$out, '2>', \$err);
-is($?, 0, 'rounds of clients');
-note($out);
-diag($out . $err) if $?;
+program_holds('rounds of clients', 'oracle/jobs.py',
+	split(' ', $ENV{JOBSTATE_JOBS} || '--seed 1 --seconds 65'), '--dsn', $node->connstr('postgres'));
 
-# nothing crashed on the way
-unlike(slurp_file($node->logfile), qr/PANIC|TRAP|terminated by signal/, 'the server lives');
+server_lives($node);
 
 $node->stop;
 done_testing();

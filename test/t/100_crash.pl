@@ -4,13 +4,13 @@
 use strict;
 use warnings;
 use FindBin;
+use lib "$FindBin::Bin/../perl";
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Program;
 use Test::More;
 
-my $python = $ENV{PYTHON} || 'python3';
-plan skip_all => "no $python with psycopg 3 here"
-  if system("$python -c 'import psycopg' 2>/dev/null") != 0;
+need_python();
 
 my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init(extra => [ '--encoding=UTF8', '--locale=C' ]);
@@ -20,19 +20,10 @@ $node->start;
 
 # Ten crashes; for more, JOBSTATE_CRASH has what test/oracle/crash_all.py takes. It kills
 # and starts the server by itself.
-my ($out, $err);
-local $ENV{PYTHONDONTWRITEBYTECODE} = 1;
-IPC::Run::run(
-	[
-		$python, "$FindBin::Bin/../oracle/crash_all.py",
-		split(' ', $ENV{JOBSTATE_CRASH} || '--seed 1 --cycles 10 --seconds 0.7'),
-		'--dsn', $node->connstr('postgres'),
-		'--pgdata', $node->data_dir, '--bindir', $node->config_data('--bindir')
-	],
-	'>', \$out, '2>', \$err);
-is($?, 0, 'rounds of crashes');
-note($out);
-diag($out . $err) if $?;
+program_holds('rounds of crashes', 'oracle/crash_all.py',
+	split(' ', $ENV{JOBSTATE_CRASH} || '--seed 1 --cycles 10 --seconds 0.7'),
+	'--dsn', $node->connstr('postgres'),
+	'--pgdata', $node->data_dir, '--bindir', $node->config_data('--bindir'));
 
 # no process of the server crashed by itself
 for my $log (grep { -e } $node->logfile, $node->data_dir . '/crash.log')
