@@ -52,7 +52,7 @@ PG_FUNCTION_INFO_V1(jobstate_fold_all);
 #define ROWS_PER_BLOCK	150
 
 /* A settled table below this size is not worth a rewrite */
-#define SETTLED_SMALL	((BlockNumber) 256)
+#define SETTLED_SMALL	((BlockNumber) 64)
 
 /* Rows of a rewrite that are in memory at a time */
 #define REWRITE_BATCH	1000

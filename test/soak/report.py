@@ -16,8 +16,8 @@ SIZE_FACTOR = 1.10  # what the last quarter may be above the second, where vacuu
 
 # Relations that are emptied by TRUNCATE, whatever snapshot is held, and those that hold settings.  Two may always take
 # what their code lets them: the log what its segments hold before each wants to be folded, and what comes meanwhile; the
-# base 16 pages, and 256 with an index before a rewrite is worth it.
-MAY = {"log segments": 8 * 64 * 8192 * 1.25, "counter base": (16 + 2 * 256) * 8192}
+# base 16 pages, and 64 with an index, and as much again as lives, before a rewrite is worth it.
+MAY = {"log segments": 8 * 64 * 8192 * 1.25, "counter base": (16 + 2 * 128) * 8192}
 HOT = (
     ("log segments", r"jobstate\.segment_\d+"),
     ("counter base", r"jobstate\.base_\w+"),
