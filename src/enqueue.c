@@ -95,7 +95,7 @@ read_queue(Batch *batch)
 	batch->lane = palloc0(sizeof(int16) * QUEUE_PRIORITIES * info->shards);
 	for (i = 0; i < info->nlanes; i++)
 		if (info->lane[i].priority >= 1 && info->lane[i].priority <= QUEUE_PRIORITIES &&
-			info->lane[i].shard < info->shards)
+			info->lane[i].shard >= 0 && info->lane[i].shard < info->shards)
 			*lane_place(batch, info->lane[i].priority,
 						info->lane[i].shard) = info->lane[i].lane;
 	return true;

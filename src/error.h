@@ -38,6 +38,11 @@ extern void jobstate_error_no_machine(const char *name) pg_attribute_noreturn();
 extern void jobstate_error_too_many_states(const char *name) pg_attribute_noreturn();
 extern void jobstate_error_no_table(Oid relid) pg_attribute_noreturn();
 extern void jobstate_error_no_column(Relation rel, const char *name) pg_attribute_noreturn();
+extern void jobstate_error_column_type(Relation rel, const char *name, Oid type, Oid wanted) pg_attribute_noreturn();
+extern void jobstate_error_column_null(Relation rel, const char *name) pg_attribute_noreturn();
+extern void jobstate_error_column_not_positive(Relation rel, const char *name) pg_attribute_noreturn();
+extern void jobstate_error_wrong_index(Relation rel, Relation index) pg_attribute_noreturn();
+extern void jobstate_error_not_ordinary(Relation rel) pg_attribute_noreturn();
 extern void jobstate_error_column_twice(const char *name) pg_attribute_noreturn();
 extern void jobstate_error_state_type(Relation rel, const char *name, Oid type) pg_attribute_noreturn();
 extern void jobstate_error_group_type(Relation rel, const char *name, Oid type) pg_attribute_noreturn();
@@ -74,6 +79,7 @@ extern void jobstate_error_no_order(TupleDesc desc, AttrNumber attno) pg_attribu
 extern void jobstate_error_array_lengths(const char *one, const char *other) pg_attribute_noreturn();
 extern void jobstate_error_no_family(const char *family, const char *relation) pg_attribute_noreturn();
 extern void jobstate_error_no_slot(Relation rel, int slot) pg_attribute_noreturn();
+extern void jobstate_error_not_by_slot(Relation rel) pg_attribute_noreturn();
 extern void jobstate_error_statement_trigger(Relation rel, Trigger *trigger) pg_attribute_noreturn();
 
 #endif							/* JOBSTATE_ERROR_H */

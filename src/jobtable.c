@@ -7,6 +7,7 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "catalog/pg_type.h"
 #include "partitioning/partbounds.h"
 #include "partitioning/partdesc.h"
 #include "utils/inval.h"
@@ -16,13 +17,33 @@
 #include "catalog.h"
 #include "compat.h"
 #include "error.h"
+#include "familytable.h"
 #include "jobtable.h"
 
-static const char *const column_name[JOB_COLUMNS] = {
-	"id", "position", "enqueued_at", "run_at", "slot", "priority", "max_attempts",
-	"attempt", "state_id", "cancel_requested", "finished_at", "token", "claimed_at",
-	"lease_until", "worker", "queue", "kind", "timeout", "unique_key", "limit_key",
-	"payload", "errors", "result"
+static const JobstateColumn job_column[JOB_COLUMNS] = {
+	{"id", INT8OID, JOB_ID + 1},
+	{"position", INT8OID, JOB_POSITION_COLUMN + 1},
+	{"enqueued_at", TIMESTAMPTZOID, JOB_ENQUEUED_AT + 1},
+	{"run_at", TIMESTAMPTZOID, JOB_RUN_AT + 1},
+	{"slot", INT2OID, JOB_SLOT + 1},
+	{"priority", INT2OID, JOB_PRIORITY + 1},
+	{"max_attempts", INT2OID, JOB_MAX_ATTEMPTS + 1},
+	{"attempt", INT2OID, JOB_ATTEMPT + 1},
+	{"state_id", INT2OID, JOB_STATE_ID + 1},
+	{"cancel_requested", BOOLOID, JOB_CANCEL_REQUESTED + 1},
+	{"finished_at", TIMESTAMPTZOID, JOB_FINISHED_AT + 1},
+	{"token", INT8OID, JOB_TOKEN + 1},
+	{"claimed_at", TIMESTAMPTZOID, JOB_CLAIMED_AT + 1},
+	{"lease_until", TIMESTAMPTZOID, JOB_LEASE_UNTIL + 1},
+	{"worker", TEXTOID, JOB_WORKER + 1},
+	{"queue", TEXTOID, JOB_QUEUE + 1},
+	{"kind", TEXTOID, JOB_KIND + 1},
+	{"timeout", INTERVALOID, JOB_TIMEOUT + 1},
+	{"unique_key", TEXTOID, JOB_UNIQUE_KEY + 1},
+	{"limit_key", TEXTOID, JOB_LIMIT_KEY + 1},
+	{"payload", JSONBOID, JOB_PAYLOAD + 1},
+	{"errors", JSONBOID, JOB_ERRORS + 1},
+	{"result", JSONBOID, JOB_RESULT + 1}
 };
 
 static const char *const relation_name[QUEUE_RELATIONS] = {
@@ -98,9 +119,9 @@ jobstate_jobs_open(AclMode rights)
 	Oid			relid = jobstate_queue_relation(QUEUE_JOB);
 
 	jobstate_rows_check_rights(relid, rights);
-	jobs->rel = table_open(relid, RowExclusiveLock);
+	jobs->rel = jobstate_slotted_table_open(relid, RowExclusiveLock);
 	jobstate_rows_refuse_triggers(jobs->rel);
-	jobs->nslots = greatest_slot(jobs->rel) + 1;
+	jobs->nslots = Max(greatest_slot(jobs->rel), JOB_SLOT_WAITING) + 1;
 	jobs->part = palloc0(sizeof(JobstateJobPart *) * (jobs->nslots - JOB_SLOT_KEPT));
 	return jobs;
 }
@@ -119,22 +140,6 @@ partition_of(JobstateJobTable *jobs, int slot)
 	jobstate_error_no_slot(jobs->rel, slot);
 }
 
-/* Columns keep their place unless somebody altered the table. */
-static AttrNumber
-column_number(Relation rel, JobColumn column)
-{
-	TupleDesc	desc = RelationGetDescr(rel);
-	AttrNumber	attno = column + 1;
-
-	if (attno > desc->natts ||
-		strcmp(NameStr(TupleDescAttr(desc, attno - 1)->attname),
-			   column_name[column]) != 0)
-		attno = get_attnum(RelationGetRelid(rel), column_name[column]);
-	if (attno <= 0)
-		jobstate_error_no_column(rel, column_name[column]);
-	return attno;
-}
-
 JobstateJobPart *
 jobstate_jobs_part(JobstateJobTable *jobs, int slot)
 {
@@ -149,9 +154,9 @@ jobstate_jobs_part(JobstateJobTable *jobs, int slot)
 		return *place;
 	part = palloc0(sizeof(JobstateJobPart));
 	part->late = jobs->late;
-	part->rel = table_open(partition_of(jobs, slot), RowExclusiveLock);
+	part->rel = jobstate_family_table_open(partition_of(jobs, slot), RowExclusiveLock);
 	for (i = 0; i < JOB_COLUMNS; i++)
-		part->attno[i] = column_number(part->rel, i);
+		part->attno[i] = jobstate_family_column(part->rel, &job_column[i]);
 	*place = part;
 	return part;
 }
@@ -160,7 +165,8 @@ Relation
 jobstate_job_index(JobstateJobPart *part)
 {
 	if (part->index == NULL)
-		part->index = index_open(jobstate_primary_key(part->rel), RowExclusiveLock);
+		part->index = jobstate_family_key_open(part->rel, part->attno[JOB_POSITION_COLUMN],
+											   RowExclusiveLock);
 	return part->index;
 }
 

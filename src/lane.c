@@ -33,6 +33,7 @@
 #include "access/table.h"
 #include "access/transam.h"
 #include "access/xact.h"
+#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
@@ -43,6 +44,7 @@
 
 #include "catalog.h"
 #include "compat.h"
+#include "familytable.h"
 #include "lane.h"
 #include "recount.h"
 
@@ -159,12 +161,14 @@ jobstate_lane_init(void)
 	RegisterSubXactCallback(at_subtransaction_end, NULL);
 }
 
+/* A position of the window's row, whose columns are where install_queue() puts them. */
 static int64
-column(TupleTableSlot *slot, int attno)
+bound(Relation rel, TupleTableSlot *slot, const char *name, AttrNumber place)
 {
+	JobstateColumn column = {name, INT8OID, place};
 	bool		isnull;
 
-	return DatumGetInt64(slot_getattr(slot, attno, &isnull));
+	return DatumGetInt64(slot_getattr(slot, jobstate_family_column(rel, &column), &isnull));
 }
 
 /* Is the row this transaction's, which may yet be rolled back? */
@@ -183,9 +187,11 @@ static bool
 read_window(int lane, JobstateLaneWindow *window)
 {
 	Snapshot	snapshot = RegisterSnapshot(GetTransactionSnapshot());
-	Relation	rel = table_open(jobstate_queue_relation(QUEUE_WINDOW), AccessShareLock);
-	Relation	index = index_open(jobstate_queue_relation(QUEUE_WINDOW_LANE),
-								   AccessShareLock);
+	static const JobstateColumn lane_column = {"lane", INT2OID, 1};
+	Relation	rel = jobstate_family_table_open(jobstate_queue_relation(QUEUE_WINDOW), AccessShareLock);
+	Relation	index = jobstate_family_index_open(rel, jobstate_queue_relation(QUEUE_WINDOW_LANE),
+												   jobstate_family_column(rel, &lane_column),
+												   AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	IndexScanDesc scan = jobstate_index_beginscan(rel, index, snapshot, 1);
 	ScanKeyData key;
@@ -196,9 +202,9 @@ read_window(int lane, JobstateLaneWindow *window)
 	window->floor = window->settled = window->ceiling = JOB_POSITION(lane, 0);
 	if (index_getnext_slot(scan, BackwardScanDirection, slot))
 	{
-		window->floor = column(slot, 2);
-		window->ceiling = column(slot, 3);
-		window->settled = column(slot, 4);
+		window->floor = bound(rel, slot, "floor", 2);
+		window->ceiling = bound(rel, slot, "ceiling", 3);
+		window->settled = bound(rel, slot, "settled", 4);
 		stays = !is_own(slot);
 	}
 	index_endscan(scan);

@@ -132,9 +132,9 @@ update_by_query(JobstateTouched *touched, JobstateVerdict *verdict)
 	jobstate_spi_finish();
 }
 
-/* May values be put into this column as they are? */
+/* May values of this type be put into this column as they are?  InvalidOid: of its own. */
 static bool
-is_plain(Relation rel, const char *name)
+is_plain(Relation rel, const char *name, Oid type)
 {
 	AttrNumber	attno;
 	Form_pg_attribute attr;
@@ -145,7 +145,10 @@ is_plain(Relation rel, const char *name)
 	if (attno == InvalidAttrNumber)
 		return false;
 	attr = TupleDescAttr(RelationGetDescr(rel), attno - 1);
-	return attr->atttypmod < 0 && get_typtype(attr->atttypid) != TYPTYPE_DOMAIN;
+	if (type == TEXTOID && attr->atttypid == VARCHAROID)
+		type = VARCHAROID;
+	return (!OidIsValid(type) || attr->atttypid == type) && attr->atttypmod < 0 &&
+		get_typtype(attr->atttypid) != TYPTYPE_DOMAIN;
 }
 
 /* Can the row be written directly? */
@@ -154,10 +157,10 @@ is_simple(JobstateTouched *touched, JobstateLockedRow *row, JobstateDerivation *
 {
 	return RelationGetRelid(row->rel) == touched->parent->target &&
 		jobstate_row_writer_is_direct(row->rel) &&
-		is_plain(row->rel, NameStr(touched->parent->state_column)) &&
-		is_plain(row->rel, derivation->completed_at) &&
-		is_plain(row->rel, derivation->error) &&
-		is_plain(row->rel, derivation->reason);
+		is_plain(row->rel, NameStr(touched->parent->state_column), InvalidOid) &&
+		is_plain(row->rel, derivation->completed_at, TIMESTAMPTZOID) &&
+		is_plain(row->rel, derivation->error, TEXTOID) &&
+		is_plain(row->rel, derivation->reason, TEXTOID);
 }
 
 static void

@@ -30,6 +30,15 @@ jobstate_error_no_slot(Relation rel, int slot)
 }
 
 void
+jobstate_error_not_by_slot(Relation rel)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+			 errmsg("relation \"%s\" is not partitioned by list of a slot of type smallint",
+					RelationGetRelationName(rel))));
+}
+
+void
 jobstate_error_ring_emptied(void)
 {
 	ereport(ERROR,

@@ -16,6 +16,7 @@
 
 #include "access/genam.h"
 #include "access/table.h"
+#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "common/hashfn.h"
 #include "fmgr.h"
@@ -30,6 +31,7 @@
 
 #include "compat.h"
 #include "error.h"
+#include "familytable.h"
 #include "queueinfo.h"
 
 PG_FUNCTION_INFO_V1(jobstate_queue_changed);
@@ -64,10 +66,13 @@ typedef struct Settings
 static void
 begin(Settings *settings, JobstateQueueRelation table, text *queue, Snapshot snapshot)
 {
+	static const JobstateColumn name = {"queue", TEXTOID, 1};
 	ScanKeyData key;
 
-	settings->rel = table_open(jobstate_queue_relation(table), AccessShareLock);
-	settings->pkey = index_open(jobstate_primary_key(settings->rel), AccessShareLock);
+	settings->rel = jobstate_family_table_open(jobstate_queue_relation(table), AccessShareLock);
+	settings->pkey = jobstate_family_key_open(settings->rel,
+											  queue ? jobstate_family_column(settings->rel, &name) : 0,
+											  AccessShareLock);
 	settings->row = table_slot_create(settings->rel, NULL);
 	settings->scan = jobstate_index_beginscan(settings->rel, settings->pkey,
 											  snapshot, queue ? 1 : 0);
@@ -91,23 +96,40 @@ end(Settings *settings)
 	table_close(settings->rel, NoLock);
 }
 
+/* A setting that there always is */
 static Datum
-value(Settings *settings, const char *column, bool *isnull)
+value(Settings *settings, const char *name, Oid type)
 {
-	AttrNumber	attno = get_attnum(RelationGetRelid(settings->rel), column);
+	JobstateColumn column = {name, type, 0};
+	bool		isnull;
+	Datum		found = slot_getattr(settings->row,
+									 jobstate_family_column(settings->rel, &column), &isnull);
 
-	if (attno <= 0)
-		jobstate_error_no_column(settings->rel, column);
-	return slot_getattr(settings->row, attno, isnull);
+	if (isnull)
+		jobstate_error_column_null(settings->rel, name);
+	return found;
+}
+
+/* One that is divided by */
+static int64
+divisor(Settings *settings, const char *name, Oid type)
+{
+	Datum		found = value(settings, name, type);
+	int64		number = type == INT2OID ? DatumGetInt16(found) : DatumGetInt64(found);
+
+	if (number <= 0)
+		jobstate_error_column_not_positive(settings->rel, name);
+	return number;
 }
 
 static bool
-is_set(Settings *settings, const char *column)
+is_set(Settings *settings, const char *name)
 {
-	bool		isnull;
+	AttrNumber	attno = get_attnum(RelationGetRelid(settings->rel), name);
 
-	(void) value(settings, column, &isnull);
-	return !isnull;
+	if (attno <= 0)
+		jobstate_error_no_column(settings->rel, name);
+	return !slot_attisnull(settings->row, attno);
 }
 
 /* Will the table's trigger tell us of a change? */
@@ -213,7 +235,6 @@ read_lanes(text *queue, JobstateQueueInfo *info, Snapshot snapshot)
 	Settings	lanes;
 	int			space = 8;
 	bool		told;
-	bool		isnull;
 
 	info->nlanes = 0;
 	info->lane = palloc(sizeof(JobstateLaneInfo) * space);
@@ -225,9 +246,9 @@ read_lanes(text *queue, JobstateQueueInfo *info, Snapshot snapshot)
 		if (info->nlanes == space)
 			info->lane = repalloc(info->lane, sizeof(JobstateLaneInfo) * (space *= 2));
 		lane = &info->lane[info->nlanes++];
-		lane->lane = DatumGetInt16(value(&lanes, "lane", &isnull));
-		lane->priority = DatumGetInt16(value(&lanes, "priority", &isnull));
-		lane->shard = DatumGetInt16(value(&lanes, "shard", &isnull));
+		lane->lane = DatumGetInt16(value(&lanes, "lane", INT2OID));
+		lane->priority = DatumGetInt16(value(&lanes, "priority", INT2OID));
+		lane->shard = DatumGetInt16(value(&lanes, "shard", INT2OID));
 	}
 	told = tells(&lanes);
 	end(&lanes);
@@ -238,15 +259,14 @@ static void
 read_row(Settings *queues, JobstateQueueInfo *info)
 {
 	Interval   *aging;
-	bool		isnull;
 
 	info->paused = is_set(queues, "paused_at");
 	info->limited = is_set(queues, "max_running") || is_set(queues, "max_running_per_key");
-	info->notify = DatumGetBool(value(queues, "notify", &isnull));
-	info->shards = DatumGetInt16(value(queues, "shards", &isnull));
-	info->max_attempts = DatumGetInt16(value(queues, "max_attempts", &isnull));
-	info->lease = *DatumGetIntervalP(value(queues, "lease", &isnull));
-	aging = DatumGetIntervalP(value(queues, "aging", &isnull));
+	info->notify = DatumGetBool(value(queues, "notify", BOOLOID));
+	info->shards = divisor(queues, "shards", INT2OID);
+	info->max_attempts = DatumGetInt16(value(queues, "max_attempts", INT2OID));
+	info->lease = *DatumGetIntervalP(value(queues, "lease", INTERVALOID));
+	aging = DatumGetIntervalP(value(queues, "aging", INTERVALOID));
 	info->aging = aging->time +
 		USECS_PER_DAY * (aging->day + (int64) DAYS_PER_MONTH * aging->month);
 }
@@ -288,7 +308,6 @@ read_ring(void)
 	JobstateRing ring = {0};
 	Settings	settings;
 	Snapshot	snapshot;
-	bool		isnull;
 
 	listen();
 	if (known_ring.slots > 0)
@@ -297,8 +316,8 @@ read_ring(void)
 	begin(&settings, QUEUE_RING, NULL, snapshot);
 	if (!next(&settings))
 		jobstate_error_no_family("queue", "queue_ring");
-	ring.slots = DatumGetInt16(value(&settings, "slots", &isnull));
-	ring.slot_jobs = DatumGetInt64(value(&settings, "slot_jobs", &isnull));
+	ring.slots = divisor(&settings, "slots", INT2OID);
+	ring.slot_jobs = divisor(&settings, "slot_jobs", INT8OID);
 	if (tells(&settings) && known_generation == jobstate_queue_generation())
 		known_ring = ring;
 	end(&settings);

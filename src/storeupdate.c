@@ -30,6 +30,7 @@
 #include "catalog.h"
 #include "compat.h"
 #include "error.h"
+#include "familytable.h"
 #include "rowwrite.h"
 #include "storefields.h"
 #include "storemerge.h"
@@ -48,12 +49,15 @@ typedef enum StoreColumn
 	STORE_COLUMNS
 } StoreColumn;
 
-static const char *const column_name[STORE_COLUMNS] = {
-	"state_id", "token", "percent", "ttl", "expires_at", "fields"
+static const JobstateColumn store_column[STORE_COLUMNS] = {
+	{"state_id", INT2OID, 2},
+	{"token", UUIDOID, 4},
+	{"percent", NUMERICOID, 5},
+	{"ttl", INTERVALOID, 6},
+	{"expires_at", TIMESTAMPTZOID, 8},
+	{"fields", JSONBOID, 11}
 };
-
-/* Where install_store() puts them */
-static const AttrNumber column_place[STORE_COLUMNS] = {2, 4, 5, 6, 8, 11};
+static const JobstateColumn id_column = {"id", TEXTOID, 1};
 
 /* The table, open */
 typedef struct StoreTable
@@ -73,21 +77,6 @@ typedef struct StoreUpdate
 	JobstateStoreGiven given;
 } StoreUpdate;
 
-/* Columns keep their place unless somebody altered the table. */
-static AttrNumber
-column_number(Relation rel, StoreColumn column)
-{
-	TupleDesc	desc = RelationGetDescr(rel);
-	AttrNumber	attno = column_place[column];
-
-	if (attno > desc->natts ||
-		strcmp(NameStr(TupleDescAttr(desc, attno - 1)->attname), column_name[column]) != 0)
-		attno = get_attnum(RelationGetRelid(rel), column_name[column]);
-	if (attno <= 0)
-		jobstate_error_no_column(rel, column_name[column]);
-	return attno;
-}
-
 static void
 open_store(StoreTable *store)
 {
@@ -98,14 +87,13 @@ open_store(StoreTable *store)
 	if (!OidIsValid(relid))
 		jobstate_error_no_family("store", "store");
 	jobstate_rows_check_rights(relid, ACL_SELECT | ACL_UPDATE);
-	rel = table_open(relid, RowExclusiveLock);
+	rel = jobstate_family_table_open(relid, RowExclusiveLock);
 	jobstate_rows_refuse_triggers(rel);
 	store->writer = jobstate_row_writer_open(rel);
-	if (!OidIsValid(jobstate_primary_key(rel)))
-		jobstate_error_no_key(relid, true);
 	for (i = 0; i < STORE_COLUMNS; i++)
-		store->attno[i] = column_number(rel, i);
-	store->pkey = index_open(jobstate_primary_key(rel), RowExclusiveLock);
+		store->attno[i] = jobstate_family_column(rel, &store_column[i]);
+	store->pkey = jobstate_family_key_open(rel, jobstate_family_column(rel, &id_column),
+										   RowExclusiveLock);
 	store->old = table_slot_create(rel, NULL);
 	store->new = table_slot_create(rel, NULL);
 }
@@ -143,6 +131,18 @@ static Datum
 old_value(StoreTable *store, StoreColumn column, bool *isnull)
 {
 	return slot_getattr(store->old, store->attno[column], isnull);
+}
+
+/* A value that there always is */
+static Datum
+sure_value(StoreTable *store, StoreColumn column)
+{
+	bool		isnull;
+	Datum		value = old_value(store, column, &isnull);
+
+	if (isnull)
+		jobstate_error_column_null(store->writer->rel, store_column[column].name);
+	return value;
 }
 
 static void
@@ -192,7 +192,6 @@ make_new(StoreTable *store, JobstateStoreGiven *given, TimestampTz now)
 	Jsonb	   *record;
 	Datum		state_id;
 	Datum		ttl;
-	bool		isnull;
 
 	slot_getallattrs(store->old);
 	ExecClearTuple(store->new);
@@ -201,9 +200,9 @@ make_new(StoreTable *store, JobstateStoreGiven *given, TimestampTz now)
 	ExecStoreVirtualTuple(store->new);
 
 	state_id = given->state_id > 0 ? Int16GetDatum(given->state_id) :
-		old_value(store, STORE_STATE_ID, &isnull);
-	ttl = old_value(store, STORE_TTL, &isnull);
-	fields = DatumGetJsonbP(old_value(store, STORE_FIELDS, &isnull));
+		sure_value(store, STORE_STATE_ID);
+	ttl = sure_value(store, STORE_TTL);
+	fields = DatumGetJsonbP(sure_value(store, STORE_FIELDS));
 	jobstate_store_merge(fields, given, late, DatumGetInt16(state_id), &fields, &record);
 	jobstate_store_check_fields(fields);
 

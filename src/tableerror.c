@@ -30,6 +30,46 @@ jobstate_error_no_column(Relation rel, const char *name)
 }
 
 void
+jobstate_error_column_type(Relation rel, const char *name, Oid type, Oid wanted)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATATYPE_MISMATCH),
+			 errmsg("column \"%s\" of relation \"%s\" is of type %s", name,
+					RelationGetRelationName(rel), format_type_be(type)),
+			 errdetail("It was made as %s.", format_type_be(wanted)),
+			 errhint("Give it that type again.")));
+}
+
+void
+jobstate_error_column_null(Relation rel, const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_NOT_NULL_VIOLATION),
+			 errmsg("null value in column \"%s\" of relation \"%s\"", name,
+					RelationGetRelationName(rel)),
+			 errhint("Give it a value, and make the column NOT NULL again.")));
+}
+
+void
+jobstate_error_column_not_positive(Relation rel, const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CHECK_VIOLATION),
+			 errmsg("column \"%s\" of relation \"%s\" must be positive", name,
+					RelationGetRelationName(rel))));
+}
+
+void
+jobstate_error_wrong_index(Relation rel, Relation index)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("rows of relation \"%s\" cannot be found by index \"%s\"",
+					RelationGetRelationName(rel), RelationGetRelationName(index)),
+			 errhint("Make it again with the columns that it had.")));
+}
+
+void
 jobstate_error_column_twice(const char *name)
 {
 	ereport(ERROR,
@@ -153,6 +193,14 @@ jobstate_error_wrong_kind(Relation rel)
 			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 			 errmsg("\"%s\" is not an ordinary or partitioned table",
 					RelationGetRelationName(rel))));
+}
+
+void
+jobstate_error_not_ordinary(Relation rel)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+			 errmsg("\"%s\" is not an ordinary table", RelationGetRelationName(rel))));
 }
 
 void
