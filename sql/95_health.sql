@@ -10,7 +10,8 @@
 -- mends it as it stands, for who has the right to.
 
 -- hooks: functions of the extension by prefix and types of arguments.  Only members
--- of the extension count, so nobody can plant one.
+-- of the extension count that its tables' owner has, so nobody can plant one: the
+-- database's owner, who may create the extension, can make his functions members.
 -- Writes nothing, locks nothing.
 CREATE FUNCTION jobstate.hooks(prefix text, arguments text)
 RETURNS SETOF name
@@ -23,6 +24,7 @@ AS $$
       JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
      WHERE d.deptype = 'e' AND e.extname = 'jobstate'
        AND p.pronamespace = 'jobstate'::regnamespace
+       AND p.proowner = (SELECT c.relowner FROM pg_class c WHERE c.oid = 'jobstate.attachment'::regclass)
        AND starts_with(p.proname, prefix) AND oidvectortypes(p.proargtypes) = arguments
      ORDER BY p.proname
 $$;

@@ -24,7 +24,8 @@
 
 /*
  * The calls of those hooks that the current user may call, as text.  Only members
- * of the extension count, so nobody can plant one.
+ * of the extension count that its tables' owner has, so nobody can plant one: the
+ * database's owner, who may create the extension, can make his functions members.
  */
 List *
 jobstate_family_hooks(void)
@@ -42,6 +43,8 @@ jobstate_family_hooks(void)
 					" AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass"
 					" AND d.deptype OPERATOR(pg_catalog.=) 'e'"
 					" AND e.extname OPERATOR(pg_catalog.=) 'jobstate'"
+					" AND p.proowner OPERATOR(pg_catalog.=) (SELECT c.relowner FROM pg_catalog.pg_class c"
+					" WHERE c.oid OPERATOR(pg_catalog.=) 'jobstate.attachment'::pg_catalog.regclass)"
 					" AND pg_catalog.starts_with(p.proname, 'maintain_')"
 					" AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE')"
 					" ORDER BY p.proname", true, 0) != SPI_OK_SELECT)
