@@ -23,6 +23,11 @@ BEGIN
                 USING ERRCODE = 'JS001',
                       DETAIL = 'The token is not that of the operation''s last claim.',
                       HINT = 'Drop the result: the operation is somebody else''s, or waits to be claimed again.';
+        WHEN 'replaced' THEN
+            RAISE EXCEPTION 'lease on operation % is lost', id
+                USING ERRCODE = 'JS001',
+                      DETAIL = 'It ran out, and as many other drivers are at work as the apply allows.',
+                      HINT = 'Leave the operation: it is claimed again when one of them is done.';
         WHEN 'no operation' THEN
             RAISE EXCEPTION 'operation % does not exist', id USING ERRCODE = 'JS002';
         WHEN 'no task' THEN

@@ -120,6 +120,34 @@ $$;
 COMMENT ON FUNCTION jobstate.apply_requested(bigint, text[])
     IS 'whether one of these requests to an apply is open';
 
+-- apply_drivers: how many of an apply's operations are leased.
+-- apply_is_full: whether that is as many as may be.
+-- Write nothing, lock nothing.
+CREATE FUNCTION jobstate.apply_drivers(apply_id bigint)
+RETURNS bigint
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN (SELECT count(*) FROM jobstate.operation o WHERE o.apply_id = $1 AND o.lease_until > clock_timestamp());
+END
+$$;
+COMMENT ON FUNCTION jobstate.apply_drivers(bigint)
+    IS 'internal: how many operations of an apply are leased';
+
+CREATE FUNCTION jobstate.apply_is_full(apply_id bigint)
+RETURNS boolean
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN (SELECT jobstate.apply_drivers(a.id) >= a.max_drivers FROM jobstate.apply a WHERE a.id = $1);
+END
+$$;
+COMMENT ON FUNCTION jobstate.apply_is_full(bigint)
+    IS 'internal: whether as many operations of an apply are leased as may be';
+
 -- operation_state_blocker: what keeps an operation from being claimed, as far as its
 -- own state, its parent's and the requests go.
 -- Writes nothing, locks nothing.
@@ -179,18 +207,16 @@ BEGIN
     PERFORM jobstate.require_argument('operation_id', $1);
     PERFORM jobstate.require_argument('cutover', $2);
     SELECT p.apply_id, p.state = 'pending' OR p.state = 'stopped' AND p.started_at IS NULL
-                       OR $2 AND p.state = 'waiting_for_cutover' AS begins, a.max_drivers,
-           (SELECT count(*) FROM jobstate.operation s
-             WHERE s.apply_id = p.apply_id AND s.lease_until > clock_timestamp()) AS drivers
+                       OR $2 AND p.state = 'waiting_for_cutover' AS begins
       INTO o
-      FROM jobstate.operation p JOIN jobstate.apply a ON a.id = p.apply_id
+      FROM jobstate.operation p
      WHERE p.id = $1;
     blocker := jobstate.operation_state_blocker(o.apply_id, $1, $2);
     IF blocker IS NULL AND o.begins THEN
         blocker := jobstate.operation_sibling_blocker(o.apply_id, $1, $2);
     END IF;
-    IF blocker IS NULL AND o.drivers >= o.max_drivers THEN
-        blocker := format('%s drivers are at work', o.drivers);
+    IF blocker IS NULL AND jobstate.apply_is_full(o.apply_id) THEN
+        blocker := format('%s drivers are at work', jobstate.apply_drivers(o.apply_id));
     END IF;
     RETURN blocker;
 END

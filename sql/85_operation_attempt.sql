@@ -3,7 +3,9 @@
 -- Each takes the token of the claim and looks at it on the operation's own row, once
 -- that is locked: a token that is looked up by a join may be stolen meanwhile.
 
--- operation_hold: an operation and its apply, for whoever has its token.
+-- operation_hold: an operation for whoever has its token, and its apply if it is at
+-- work: what is not cannot be written, and to wait for the apply then would be a
+-- deadlock with whoever has that, and waits for the operation.
 -- Writes: apply.  Locks: the operation, then the apply.
 CREATE FUNCTION jobstate.operation_hold(operation_id bigint, token uuid,
     OUT apply_id bigint, OUT state text, OUT retries integer, OUT max_retries integer)
@@ -22,7 +24,9 @@ BEGIN
     ELSIF held.token IS DISTINCT FROM $2 THEN
         PERFORM jobstate.apply_refuse('lease lost', $1);
     END IF;
-    PERFORM jobstate.apply_hold(held.apply_id);
+    IF jobstate.apply_is_active(held.state) THEN
+        PERFORM jobstate.apply_hold(held.apply_id);
+    END IF;
     apply_id := held.apply_id;
     state := held.state;
     retries := held.retries;
@@ -30,11 +34,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION jobstate.operation_hold(bigint, uuid)
-    IS 'internal: locks an operation and its apply, if the token is the last claim''s';
+    IS 'internal: locks an operation, and its apply if it is at work, for the token of the last claim';
 
 -- operation_heartbeat: keeps a lease, and tells what people ask of the apply.  An
--- operation that is gone is told by NULLs.
--- Writes: operation.  Locks: its row.
+-- operation that is gone is told by NULLs.  One that comes after the lease has run out
+-- may find as many drivers at work as there may be, and has lost it then.
+-- Writes: operation, and apply after the lease.  Locks: the operation, then the apply.
 CREATE FUNCTION jobstate.operation_heartbeat(operation_id bigint, token uuid, lease interval DEFAULT '60 s',
     OUT lease_until timestamptz, OUT requests text[])
 LANGUAGE plpgsql
@@ -54,6 +59,11 @@ BEGIN
         PERFORM jobstate.apply_refuse('lease lost', $1);
     ELSIF NOT jobstate.apply_is_active(held.state) THEN
         PERFORM jobstate.apply_refuse('not running', $1, held.state);
+    ELSIF held.lease_until IS NULL OR held.lease_until <= clock_timestamp() THEN
+        PERFORM jobstate.apply_hold(held.apply_id);
+        IF jobstate.apply_is_full(held.apply_id) THEN
+            PERFORM jobstate.apply_refuse('replaced', $1);
+        END IF;
     END IF;
     UPDATE jobstate.operation o
        SET lease_until = clock_timestamp() + $3
@@ -103,6 +113,7 @@ DECLARE
     expected_state CONSTANT text := jobstate.apply_state_name(regexp_replace($6, '^STATE_', '', 'i'));
     held record;
 BEGIN
+    PERFORM jobstate.require_json('progress', coalesce($4, '{}'), 'object');
     IF $3 IS NOT NULL AND NOT coalesce(jobstate.apply_is_active(next_state), false) THEN
         RAISE EXCEPTION 'state "%" is none of a driver at work', $3
             USING ERRCODE = 'invalid_parameter_value',

@@ -24,6 +24,25 @@ $$;
 COMMENT ON FUNCTION jobstate.apply_load()
     IS 'internal: open applies, with the leases of their operations and since when nothing moved';
 
+-- apply_deadlock: what keeps the first operation of an apply from going on, if no driver
+-- could claim any of them; NULL if one could.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.apply_deadlock(apply_id bigint)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN bool_and(coalesce(b.claim <> '' AND b.cutover <> '', false))
+                THEN (array_agg(format('operation %s cannot be claimed: %s', b.id,
+                                          CASE b.state WHEN 'waiting_for_cutover' THEN b.cutover ELSE b.claim END)
+                                   ORDER BY b.created_at, b.id))[1] END
+      FROM (SELECT o.id, o.state, o.created_at, jobstate.operation_blocker(o.id) AS claim, jobstate.operation_blocker(o.id, true) AS cutover
+              FROM jobstate.operation o
+             WHERE o.apply_id = $1 AND NOT jobstate.apply_is_settled(o.state)) b
+$$;
+COMMENT ON FUNCTION jobstate.apply_deadlock(bigint)
+    IS 'internal: why no operation of an apply can be claimed; NULL if one can';
+
 -- health_apply: applies that nobody works on, that wait for somebody's release, or
 -- that settled and were not swept.
 -- Writes nothing, locks nothing.
@@ -44,9 +63,10 @@ BEGIN
     RETURN QUERY
     WITH load AS MATERIALIZED (SELECT * FROM jobstate.apply_load())
     SELECT 'apply lagging', 'apply ' || l.id, 'warning',
-           format('%s "%s" has not moved since %s, and %s: start drivers', l.state, l.identifier, date_trunc('second', l.quiet_since),
-                  CASE WHEN l.expired > 0 THEN format('%s of its operations have outlived their lease', l.expired)
-                       ELSE 'nobody claims its operations' END), NULL
+           format('%s "%s" has not moved since %s, and %s', l.state, l.identifier, date_trunc('second', l.quiet_since),
+                  coalesce(jobstate.apply_deadlock(l.id) || '; apply_cancel() ends it',
+                           CASE WHEN l.expired > 0 THEN format('%s of its operations have outlived their lease', l.expired)
+                                ELSE 'nobody claims its operations' END || ': start drivers')), NULL
       FROM load l
      WHERE l.completed_at IS NULL AND l.state NOT IN ('paused', 'stopped') AND l.claimable AND l.held = 0 AND l.quiet_since < long_ago
     UNION ALL

@@ -34,6 +34,16 @@ SELECT check_name, object, status FROM regress_found;
 -- no SQL starts drivers; that they come is what mends it
 SELECT count(*) FROM unnest(ARRAY[:nobody, :gone, :pause]) i, LATERAL jobstate.operation_claim('driver', '1 hour', only_apply => i);
 SELECT * FROM regress_found;
+-- nor can they come where one failed under halt and the other has come to its cutover
+SELECT apply_id AS rests FROM jobstate.apply_create('rests', 'mysql', 'health', '[{"deployment": "a"}, {"deployment": "b"}]',
+    cutover_policy => 'barrier', apply_identifier => 'regress rests') \gset
+SELECT jobstate.operation_progress(c.operation_id, c.token, 'waiting_for_cutover') FROM jobstate.operation_claim('driver', only_apply => :rests) c;
+SELECT jobstate.operation_progress(c.operation_id, c.token, 'waiting_for_cutover') FROM jobstate.operation_claim('driver', only_apply => :rests) c;
+SELECT jobstate.operation_fail(id, token, 'broken') FROM jobstate.operation WHERE apply_id = :rests AND deployment = 'a';
+UPDATE jobstate.operation SET lease_until = NULL WHERE apply_id = :rests;
+UPDATE jobstate.apply SET created_at = now() - interval '1 hour' WHERE id = :rests;
+UPDATE jobstate.operation SET updated_at = now() - interval '1 hour' WHERE apply_id = :rests;
+SELECT regexp_replace(detail, 'operation \d+', 'operation N', 'g') AS detail FROM regress_found WHERE object = 'apply ' || :rests;
 SELECT count(*) FROM jobstate.metrics WHERE name = 'jobstate_metrics_failed' AND value <> 0;
 DROP VIEW regress_found;
 DELETE FROM jobstate.apply WHERE id >= 89100;

@@ -29,6 +29,7 @@ SELECT jobstate.operation_progress(:op, :'token', 'completed');          -- fail
 SELECT jobstate.operation_progress(:op, :'token', 'nonsense');           -- fails
 SELECT jobstate.operation_progress(:op, :'token', 'skipping_revert');    -- fails
 SELECT jobstate.operation_progress(-1, :'token', 'running');             -- fails
+SELECT jobstate.operation_progress(:op, :'token', progress => '[1]');    -- fails
 -- C.6 scenario 23: only from the state that is expected
 SELECT jobstate.operation_progress(:op, :'token', 'running', expected => 'failed'),
        jobstate.operation_progress(:op, :'token', 'checksumming', expected => 'catching_up'),
@@ -80,6 +81,18 @@ SELECT op, token FROM pg_temp.claim('cuts over') \gset
 SELECT jobstate.operation_progress(:op, :'token', 'cutting_over');
 SELECT jobstate.operation_stop(:op, :'token');                           -- fails
 SELECT jobstate.operation_complete(:op, :'token');
+
+-- a heartbeat after the lease has run out keeps it, unless others fill the apply meanwhile
+SELECT apply_id AS crowded FROM jobstate.apply_create('crowded', 'mysql', 'attempt',
+    '[{"deployment": "us-east"}, {"deployment": "us-west"}]', cutover_policy => 'parallel', max_drivers => 1) \gset
+SELECT operation_id AS op, token FROM jobstate.operation_claim('late', only_apply => :crowded, only_deployment => 'us-east') \gset
+UPDATE jobstate.operation SET lease_until = now() - interval '1 s' WHERE id = :op;
+SELECT h.lease_until > now() AS kept FROM jobstate.operation_heartbeat(:op, :'token') h;
+UPDATE jobstate.operation SET lease_until = now() - interval '1 s' WHERE id = :op;
+SELECT operation_id AS west, token AS other FROM jobstate.operation_claim('other', only_apply => :crowded, only_deployment => 'us-west') \gset
+SELECT jobstate.operation_heartbeat(:op, :'token');                      -- fails
+SELECT jobstate.operation_complete(:west, :'other');
+SELECT h.lease_until > now() AS kept FROM jobstate.operation_heartbeat(:op, :'token') h;
 
 DELETE FROM jobstate.apply WHERE environment = 'attempt';
 DELETE FROM jobstate.apply_target WHERE environment = 'attempt';
