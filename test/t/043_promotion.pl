@@ -125,8 +125,10 @@ is($new->safe_psql('postgres', 'SELECT count(*) FROM jobstate.job WHERE state_id
 check_acknowledged('at the end');
 is($new->safe_psql('postgres', q{SELECT count(*) FROM done WHERE id IN (} . join(',', split /\n/, $left_running) . ')'), scalar(split /\n/, $left_running),
 	'also those whose worker went down with the old primary');
-ok($new->poll_query_until('postgres', q{SELECT count(*) = 0 FROM jobstate.health(deep => true, patience => '0') WHERE status = 'warning' AND check_name IN ('counters', 'triggers', 'queue ring')}),
-	'health() is content') or diag($new->safe_psql('postgres', 'SELECT * FROM jobstate.health(deep => true)'));
+# more than the ring holds may have been done within its retention
+$new->safe_psql('postgres', $_) for q{SELECT jobstate.queue_ring_define('{"retention": "0"}')}, 'CALL jobstate.maintain()';
+is($new->safe_psql('postgres', q{SELECT check_name, object, detail FROM jobstate.health(deep => true, patience => '0')
+	WHERE status = 'warning' AND check_name IN ('counters', 'triggers', 'queue ring')}), '', 'health() is content');
 
 # the old primary comes back; until 16 pg_rewind learns of the new timeline from a checkpoint
 $new->safe_psql('postgres', 'CHECKPOINT');
