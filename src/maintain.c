@@ -224,14 +224,32 @@ hooks_of(Oid owner)
 	return hooks;
 }
 
+/* Where in the families' maintenance we are */
+typedef struct Walk
+{
+	int			hook;
+	int			step;
+	int			round;
+} Walk;
+
+static void
+walk_on(Walk *walk, JobstateFamilyStep answer, bool once)
+{
+	if (answer == JOBSTATE_FAMILY_MORE && !once && ++walk->round < ROUNDS)
+		return;
+	walk->round = 0;
+	if (answer == JOBSTATE_FAMILY_DONE || ++walk->step == STEPS)
+	{
+		walk->hook++;
+		walk->step = 0;
+	}
+}
+
 /* What the families want of an owner, with the owner's rights */
 static void
 maintain_families_as(Oid owner)
 {
-	JobstateFamilyStep answer = JOBSTATE_FAMILY_NEXT;
-	int			hook = 0;
-	int			step = 0;
-	int			round = 0;
+	Walk		walk = {0};
 	bool		done = false;
 
 	while (!done)
@@ -240,18 +258,10 @@ maintain_families_as(Oid owner)
 
 		begin_step("maintaining the families");
 		hooks = hooks_of(owner);
-		done = hook >= list_length(hooks);
+		done = walk.hook >= list_length(hooks);
 		if (!done)
-			answer = maintain_step_as(owner, list_nth(hooks, hook), step);
+			walk_on(&walk, maintain_step_as(owner, list_nth(hooks, walk.hook), walk.step), false);
 		end_step();
-		if (answer == JOBSTATE_FAMILY_MORE && ++round < ROUNDS)
-			continue;
-		round = 0;
-		if (answer == JOBSTATE_FAMILY_DONE || ++step == STEPS)
-		{
-			hook++;
-			step = 0;
-		}
 		CHECK_FOR_INTERRUPTS();
 	}
 }
@@ -420,23 +430,14 @@ recount_uncounted(bool atomic)
 static void
 maintain_families_of(Oid owner, bool atomic)
 {
-	ListCell   *cell;
+	List	   *hooks = hooks_of(owner);
+	Walk		walk = {0};
 
-	foreach(cell, hooks_of(owner))
+	while (walk.hook < list_length(hooks))
 	{
-		JobstateFamilyStep answer = JOBSTATE_FAMILY_NEXT;
-		int			step;
-		int			round;
-
-		for (step = 0; step < STEPS && answer != JOBSTATE_FAMILY_DONE; step++)
-			for (round = 0; round < ROUNDS; round++)
-			{
-				CHECK_FOR_INTERRUPTS();
-				answer = maintain_step_as(owner, lfirst(cell), step);
-				end_call_step(atomic);
-				if (answer != JOBSTATE_FAMILY_MORE || atomic)
-					break;
-			}
+		CHECK_FOR_INTERRUPTS();
+		walk_on(&walk, maintain_step_as(owner, list_nth(hooks, walk.hook), walk.step), atomic);
+		end_call_step(atomic);
 	}
 }
 
