@@ -25,9 +25,10 @@ $node->safe_psql('postgres', q{
 
 # Several sessions each, because backends do not all begin with the same segment. A
 # flush is not covered by statement_timeout, a wait for a lock in it is by lock_timeout.
+# Who waits here waits for ever, so the timeouts need not be short.
 my $write = q{
-	SET statement_timeout = '3s';
-	SET lock_timeout = '3s';
+	SET statement_timeout = '60s';
+	SET lock_timeout = '60s';
 	UPDATE job SET state = 3 - state WHERE id = 1;
 	BEGIN;
 	INSERT INTO job SELECT max(id) + 1, 2, 1 FROM job;
@@ -68,7 +69,7 @@ verify_clean('after an open fold that committed');
 
 # two more that fold at the same time: one does, the others leave at once
 $other->query_safe('BEGIN; SELECT jobstate.fold()');
-is($node->safe_psql('postgres', q{SET statement_timeout = '2s'; SELECT jobstate.fold()}),
+is($node->safe_psql('postgres', q{SET statement_timeout = '60s'; SELECT jobstate.fold()}),
 	'0', 'a second fold does not wait for the first');
 $other->query_safe('COMMIT');
 
@@ -86,14 +87,14 @@ $other->query_safe('BEGIN ISOLATION LEVEL SERIALIZABLE; UPDATE job SET state = 3
 writers_pass('an open writer of the same group');
 $other->query_safe("PREPARE TRANSACTION 'waits'");
 writers_pass('a prepared writer of the same group');
-is($node->safe_psql('postgres', q{SET statement_timeout = '2s'; SELECT jobstate.fold() > 0}),
+is($node->safe_psql('postgres', q{SET statement_timeout = '60s'; SELECT jobstate.fold() > 0}),
 	't', 'a fold passes over the prepared one');
 $other->query_safe("COMMIT PREPARED 'waits'");
 
 # readers: of the counts, of all the log
 $other->query_safe(q{BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM jobstate.counts('job')});
 writers_pass('an open reader of counts');
-is($node->safe_psql('postgres', q{SET statement_timeout = '2s'; SELECT jobstate.fold() > 0}),
+is($node->safe_psql('postgres', q{SET statement_timeout = '60s'; SELECT jobstate.fold() > 0}),
 	't', 'nor does an open transaction that has read counts stop the fold');
 $other->query_safe('COMMIT; BEGIN; SELECT * FROM jobstate.verify(); SELECT count(*) FROM jobstate.segment_0');
 writers_pass('an open reader of a segment');

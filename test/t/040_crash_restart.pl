@@ -76,12 +76,17 @@ sub crash
 {
 	my ($how) = @_;
 	return $node->stop('immediate') if $how eq 'immediate';
-	return kill('KILL', $node->safe_psql('postgres', "SELECT pid $busy LIMIT 1")) if $how eq 'backend';
+	if ($how eq 'backend')
+	{
+		my $pid = '';
+		$pid = $node->safe_psql('postgres', "SELECT pid $busy LIMIT 1") while $pid eq '';
+		return kill('KILL', $pid);
+	}
 
 	# orphans keep the memory until they notice
 	my @pids = split /\n/, $node->safe_psql('postgres', 'SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()');
 	$node->kill9;
-	for (1 .. 300)
+	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
 	{
 		last unless kill(0, @pids);
 		select(undef, undef, undef, 0.1);

@@ -9,7 +9,7 @@ use Test::More;
 
 my $primary = PostgreSQL::Test::Cluster->new('primary');
 $primary->init(allows_streaming => 1);
-$primary->append_conf('postgresql.conf', "fsync = off\nfull_page_writes = on\nmax_prepared_transactions = 10");
+$primary->append_conf('postgresql.conf', "fsync = off\nfull_page_writes = on\nmax_prepared_transactions = 10\nautovacuum = off");
 $primary->start;
 $primary->safe_psql('postgres', q{
 	CREATE EXTENSION jobstate;
@@ -86,8 +86,16 @@ my @meeting;
 for my $question ($sum, $sum, q{SELECT bool_and(counted) FROM jobstate.attachments})
 {
 	my ($answer, $complaint) = ('', '');
-	push @meeting, [ IPC::Run::start([ 'psql', '-XAtq', '-d', $standby->connstr('postgres') . ' options=-cstatement_timeout=20s', '-c', $question ],
+	push @meeting, [ IPC::Run::start([ 'psql', '-XAtq', '-d', $standby->connstr('postgres') . ' application_name=meeting options=-cstatement_timeout=60s', '-c', $question ],
 		'>', \$answer, '2>', \$complaint), \$answer, \$complaint ];
+}
+# each has its snapshot, or even its answer
+for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+{
+	$_->[0]->pump_nb for @meeting;
+	my $answered = grep { ${ $_->[1] } . ${ $_->[2] } ne '' } @meeting;
+	last if $answered + $standby->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity
+		WHERE application_name = 'meeting' AND state = 'active' AND backend_xmin IS NOT NULL}) >= @meeting;
 }
 $primary->safe_psql('postgres', 'UPDATE job SET at = now(); VACUUM job');
 $fold->query_safe('LOCK jobstate.base_recent IN ACCESS EXCLUSIVE MODE');

@@ -6,7 +6,6 @@ use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(sleep time);
 
 my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init;
@@ -36,7 +35,7 @@ sub session
 sub kill_session
 {
 	my $psql = shift;
-	$node->safe_psql('postgres', "SELECT pg_terminate_backend($psql->{pid}, 10000)");
+	$node->safe_psql('postgres', "SELECT pg_terminate_backend($psql->{pid}, 180000)");
 	eval { $psql->quit };
 }
 
@@ -61,9 +60,7 @@ sub forget
 	my $a = session();
 	$a->query_safe(q{BEGIN});
 	$a->query_safe(q{SELECT FROM jobstate.ledger_begin_run('usage', 'a')});
-	my $start = time;
-	my $refused = begin_run('usage', 'lease');
-	cmp_ok(time - $start, '<', 5, 'the second is answered at once');
+	my $refused = begin_run('usage', 'lease');    # would wait for ever if it did wait
 	like($refused, qr/ERROR:  55P03: processor "usage" is already running/, 'and refused');
 	like($refused, qr/DETAIL:  Backend $a->{pid} \(\S+\) has it in a transaction that is open since \d{4}-/, 'with who is at it and since when');
 	is(begin_run('verification', 'lease'), 't', 'another processor is free');
