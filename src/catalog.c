@@ -185,12 +185,16 @@ jobstate_keep_own(PG_FUNCTION_ARGS)
  * its own tables are written, as a table's owner where functions of its column
  * types run, which are the table owner's code and not the caller's.  Row
  * security is not applied: what is counted is the table, not a view of it.
+ * That code must not find what the caller has put in the way, so the search_path
+ * is the server's own, as it is for VACUUM and REINDEX from version 17 on.
  */
 JobstateRole
 jobstate_become(Oid userid)
 {
 	JobstateRole before;
 
+	before.guc_level = NewGUCNestLevel();
+	jobstate_restrict_search_path();
 	GetUserIdAndSecContext(&before.userid, &before.sec_context);
 	SetUserIdAndSecContext(userid, before.sec_context |
 						   SECURITY_LOCAL_USERID_CHANGE |
@@ -203,6 +207,7 @@ jobstate_become(Oid userid)
 void
 jobstate_return(JobstateRole role)
 {
+	AtEOXact_GUC(false, role.guc_level);
 	SetUserIdAndSecContext(role.userid, role.sec_context);
 }
 

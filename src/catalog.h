@@ -44,6 +44,7 @@ typedef struct JobstateRole
 {
 	Oid			userid;
 	int			sec_context;
+	int			guc_level;
 } JobstateRole;
 
 extern void jobstate_catalog_init(void);

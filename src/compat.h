@@ -13,6 +13,7 @@
 #include "executor/executor.h"
 #include "storage/proc.h"
 #include "utils/acl.h"
+#include "utils/guc.h"
 #if PG_VERSION_NUM >= 170000
 #include "utils/injection_point.h"
 #endif
@@ -63,6 +64,14 @@ typedef CompactAttribute JobstateAttribute;
 #define jobstate_holds_lock(tag, mode)	LockHeldByMe(tag, mode)
 #else
 #define jobstate_holds_lock(tag, mode)	LockHeldByMe(tag, mode, false)
+#endif
+
+#if PG_VERSION_NUM < 170000
+#define jobstate_restrict_search_path() \
+	((void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, \
+							  PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false))
+#else
+#define jobstate_restrict_search_path()	RestrictSearchPath()
 #endif
 
 #if PG_VERSION_NUM < 180000

@@ -19,6 +19,7 @@
 #include "utils/resowner.h"
 
 #include "catalog.h"
+#include "derive.h"
 #include "error.h"
 #include "family.h"
 
@@ -99,7 +100,12 @@ report_failure(const char *hook, ErrorData *error)
 			 error->hint ? errhint("%s", error->hint) : 0));
 }
 
-/* Runs one step in a subtransaction, as the current user. */
+/*
+ * Runs one step in a subtransaction, as the current user.  Parents of rows that it
+ * changed are written within it: left to the commit, which has the rights of whoever
+ * maintains, a deferred trigger of such a parent would run with them.  Here the
+ * server refuses it, and what the step did is undone.
+ */
 JobstateFamilyStep
 jobstate_family_maintain(const char *hook, int step)
 {
@@ -112,6 +118,7 @@ jobstate_family_maintain(const char *hook, int step)
 	PG_TRY();
 	{
 		answer = call_hook(hook, step);
+		jobstate_derive_pending();
 		ReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;

@@ -44,7 +44,6 @@
 #include "catalog.h"
 #include "compat.h"
 #include "counts.h"
-#include "derive.h"
 #include "error.h"
 #include "family.h"
 #include "fold.h"
@@ -198,18 +197,13 @@ owners_of_tables(MemoryContext context)
 	return owners;
 }
 
-/*
- * One step of a family, with the rights of its tables' owner.  Parents of rows that
- * it changed are written now: left to the commit, which has our rights, a deferred
- * trigger of such a parent would run with them.  Here the server refuses it.
- */
+/* One step of a family, with the rights of its tables' owner */
 static JobstateFamilyStep
 maintain_step_as(Oid owner, const char *hook, int step)
 {
 	JobstateRole role = jobstate_become(owner);
 	JobstateFamilyStep answer = jobstate_family_maintain(hook, step);
 
-	jobstate_derive_pending();
 	jobstate_return(role);
 	return answer;
 }

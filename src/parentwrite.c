@@ -234,11 +234,12 @@ jobstate_parent_write(JobstateTouched *touched, JobstateLockedRow *row,
 	JobstateExpected expected = {parent->target, verdict->state, &touched->key};
 	JobstateExpected before = jobstate_guard_expect(expected);
 	bool		read_only = XactReadOnly;
-	JobstateRole role;
+	Oid			userid;
+	int			sec_context;
 
-	GetUserIdAndSecContext(&role.userid, &role.sec_context);
+	GetUserIdAndSecContext(&userid, &sec_context);
 	SetUserIdAndSecContext(jobstate_owner_of(parent->target),
-						   role.sec_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
+						   sec_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
 	XactReadOnly = false;
 	PG_TRY();
 	{
@@ -253,5 +254,5 @@ jobstate_parent_write(JobstateTouched *touched, JobstateLockedRow *row,
 		(void) jobstate_guard_expect(before);
 	}
 	PG_END_TRY();
-	jobstate_return(role);
+	SetUserIdAndSecContext(userid, sec_context);
 }
