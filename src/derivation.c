@@ -138,8 +138,15 @@ attno(Oid relid, const char *name)
 	return found;
 }
 
+/* Two collations mean the same equality if both have that of bytes. */
 static bool
-begins_with(Relation index, AttrNumber *key, int nkeys)
+same_equality(Oid a, Oid b)
+{
+	return a == b || (get_collation_isdeterministic(a) && get_collation_isdeterministic(b));
+}
+
+static bool
+begins_with(Relation index, Relation rel, AttrNumber *key, int nkeys)
 {
 	int			i;
 
@@ -147,7 +154,9 @@ begins_with(Relation index, AttrNumber *key, int nkeys)
 		index->rd_index->indnkeyatts < nkeys || RelationGetIndexPredicate(index) != NIL)
 		return false;
 	for (i = 0; i < nkeys; i++)
-		if (index->rd_index->indkey.values[i] != key[i])
+		if (index->rd_index->indkey.values[i] != key[i] ||
+			!same_equality(index->rd_indcollation[i],
+						   TupleDescAttr(RelationGetDescr(rel), key[i] - 1)->attcollation))
 			return false;
 	return true;
 }
@@ -163,7 +172,7 @@ find_index(Relation rel, AttrNumber *key, int nkeys)
 	{
 		Relation	index = index_open(lfirst_oid(cell), AccessShareLock);
 
-		if (!OidIsValid(found) && begins_with(index, key, nkeys))
+		if (!OidIsValid(found) && begins_with(index, rel, key, nkeys))
 			found = lfirst_oid(cell);
 		index_close(index, NoLock);
 	}
