@@ -8,7 +8,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep);
 
-our @EXPORT = qw(make_tables operations sweep run_script start_script wait_until_up disk_script look_again);
+our @EXPORT = qw(make_tables operations sweep run_script start_script checkpointer wait_until_up disk_script);
 
 sub make_tables
 {
@@ -162,25 +162,38 @@ sub choose
 	return map { 1 + int($first + $_ * $step) } 0 .. $wanted - 1;
 }
 
-# A query on standard input may meet a connection that is refused, so it is an argument.
-sub wait_until_up
+# Who writes checkpoints; another one after each recovery.  A query on standard input may meet a connection that is refused,
+# so it is an argument.
+sub checkpointer
 {
 	my ($node) = @_;
 	my $out = '';
-	for (1 .. 600)
-	{
-		return if IPC::Run::run([ 'psql', '-XqAt', '-d', $node->connstr('postgres'), '-c', 'SELECT 1' ], '<', \'', '>&', \$out);
-		usleep(100_000);
-	}
-	die "the server does not come back: $out";
+	IPC::Run::run([ 'psql', '-XqAt', '-d', $node->connstr('postgres'), '-c', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'} ],
+		'<', \'', '>', \$out, '2>', '/dev/null');
+	return $out =~ /^(\d+)$/ ? $1 : '';
 }
 
-# After the end of a session, or of all of them
-sub look_again
+# After a backend was killed.  The server answers for a while until it takes note of that, and then not until it has recovered.
+sub wait_until_up
 {
-	my ($node, $kind) = @_;
-	wait_until_up($node) if $kind eq 'k';
-	return run_script($node, "SELECT 'struck ' || fault_report();\n$check");
+	my ($node, $before) = @_;
+	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		my $now = checkpointer($node);
+		return if $now ne '' && $now ne $before;
+		usleep(100_000);
+	}
+	die 'the server does not come back';
+}
+
+# A fault that ends the session, or the process and with it all others; and a look at what is left.
+sub end_of_session
+{
+	my ($node, $operation, $kind, $n) = @_;
+	my $before = checkpointer($node);
+	my $answer = run_script($node, instants_sql($operation, $kind, $n));
+	wait_until_up($node, $before) if $kind eq 'k' && $answer =~ /connection to server was lost/;
+	return $answer . run_script($node, "SELECT 'struck ' || fault_report();\n$check");
 }
 
 my %expected = (m => '53200', f => '58030', c => '57014', t => '57P01', k => 'kill -9');
@@ -237,7 +250,7 @@ sub sweep
 	my ($left) = pop(@answers) =~ /^memory (\d+)/m;
 	is(scalar @answers, scalar @in_session, "$name: the session goes on to the end");
 	cmp_ok($left, '<', 512, "$name: what it keeps, in kB");
-	push @answers, map { run_script($node, instants_sql($operation, @$_)) . look_again($node, $_->[0]) } grep { $_->[0] =~ /[tk]/ } @at;
+	push @answers, map { end_of_session($node, $operation, @$_) } grep { $_->[0] =~ /[tk]/ } @at;
 	for my $i (0 .. $#answers)
 	{
 		my ($kind, $n) = @{ $at[$i] };

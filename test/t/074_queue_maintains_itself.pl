@@ -32,12 +32,14 @@ $node->safe_psql('app', q{
 		INSERT INTO public.seen VALUES (current_user, TG_OP || ' ' || TG_TABLE_NAME);
 		RETURN NULL;
 	END $$;
-	SELECT jobstate.enqueue('q', 'due', run_at => clock_timestamp() + '10 ms');
+	SELECT jobstate.enqueue('q', 'due', run_at => clock_timestamp() + '1 hour');
 	SELECT jobstate.enqueue('q', 'lost');
-	SELECT jobstate.claim('q', 'w', 1, '10 ms');
+	SELECT jobstate.claim('q', 'w', 1, '1 hour');
 	SELECT jobstate.enqueue_many('q', array_fill('done'::text, '{98}'), array_fill('{}'::jsonb, '{98}'));
 	SELECT jobstate.complete(array_agg(c.id), array_agg(c.token)) FROM jobstate.claim('q', 'w', 98) c WHERE c.kind <> 'due';
 	SELECT jobstate.enqueue_many('q', array_fill('next'::text, '{50}'), array_fill('{}'::jsonb, '{50}'));
+	UPDATE jobstate.job SET run_at = clock_timestamp() WHERE kind = 'due';
+	UPDATE jobstate.job SET lease_until = clock_timestamp() WHERE kind = 'lost';
 	CREATE TRIGGER look AFTER DELETE ON jobstate.job_waiting FOR EACH ROW EXECUTE FUNCTION look();
 	CREATE TRIGGER look AFTER TRUNCATE ON jobstate.job_0 EXECUTE FUNCTION look();
 }, @options);

@@ -8,7 +8,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $seconds = $ENV{JOBSTATE_RING_SECONDS} || 20;
+my @length = $ENV{JOBSTATE_RING_SECONDS} ? ('-T', $ENV{JOBSTATE_RING_SECONDS}) : ('-t', 500);
 
 my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init;
@@ -16,7 +16,7 @@ $node->append_conf('postgresql.conf', qq{
 fsync = off
 log_statement = none
 jobstate.auto_maintain = off
-deadlock_timeout = 500ms
+deadlock_timeout = 3s
 log_lock_waits = on
 statement_timeout = 20s
 max_pred_locks_per_transaction = 1000
@@ -76,14 +76,14 @@ for my $level ('read committed', 'repeatable read', 'serializable')
 	my ($out, $err) = ('', '');
 	$run{$level} = { out => \$out, err => \$err };
 	$run{$level}{process} = IPC::Run::start(
-		[ 'pgbench', '-n', '-c', 2, '-j', 1, '-T', $seconds, '--failures-detailed', @files, $node->connstr('postgres') ],
+		[ 'pgbench', '-n', '-c', 2, '-j', 1, @length, '--failures-detailed', @files, $node->connstr('postgres') ],
 		'>', \$out, '2>', \$err);
 }
 
-my $until = time + $seconds;
 my $noise = '';
-while (time < $until)
+while (grep { $_->{process}->pumpable } values %run)
 {
+	$_->{process}->pump_nb for grep { $_->{process}->pumpable } values %run;
 	my ($ret, $out, $err) = $node->psql('postgres', 'CALL jobstate.maintain(); SELECT * FROM jobstate.verify()');
 	$noise .= $err . $out;
 }

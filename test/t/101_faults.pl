@@ -47,6 +47,9 @@ sub value
 sub clean
 {
 	my ($what) = @_;
+	# a session that was ended has told so before it gives up its locks
+	$node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_locks l JOIN pg_stat_activity USING (pid)
+		WHERE relation >= 16384 AND backend_type = 'client backend'}) or diag('something stays locked');
 	is(value("SELECT * FROM jobstate.verify(); SELECT * FROM wrong WHERE state <> should_be;
 		SELECT gid FROM pg_prepared_xacts; SELECT l.relation::regclass FROM pg_locks l JOIN pg_stat_activity USING (pid) WHERE relation >= 16384 AND backend_type = 'client backend'"), '', "all is right: $what");
 }
@@ -81,7 +84,7 @@ sub disk_is_full_for_the_worker
 	$node->reload;
 	my $full = value($size);
 	append_to_file($marker, '0 jobstate maintain');
-	for (1 .. 40)
+	for (1 .. 5 * $PostgreSQL::Test::Utils::timeout_default)
 	{
 		value($write);
 		last if slurp_file($node->logfile, $from) =~ /No space left on device/;
@@ -91,7 +94,7 @@ sub disk_is_full_for_the_worker
 	cmp_ok(value($size), '>=', $full, 'nothing is folded');
 	clean('while the worker has no space');
 	unlink $marker;
-	for (1 .. 40)
+	for (1 .. 5 * $PostgreSQL::Test::Utils::timeout_default)
 	{
 		value($write);
 		last if value($size) < $full / 2;

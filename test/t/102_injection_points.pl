@@ -62,6 +62,8 @@ is(join(' ', grep { index($page, "`jobstate-$_`") < 0 } sort keys %named), '', '
 sub clean
 {
 	my ($what) = @_;
+	# a session that was ended has told so before it gives up its locks
+	$node->poll_query_until('postgres', 'SELECT count(*) = 0 FROM pg_locks WHERE relation >= 16384') or diag('something stays locked');
 	is(value("SELECT * FROM jobstate.verify(); SELECT * FROM wrong WHERE state <> should_be; SELECT gid FROM pg_prepared_xacts;
 		SELECT relation::regclass FROM pg_locks WHERE relation >= 16384"), '', $what);
 }
@@ -114,15 +116,17 @@ for (@points)
 	like($out, qr/57P01/, "$point: terminated");
 	clean("$point: after the end of the session");
 
+	my $before = checkpointer($node);
 	$out = interrupted($point, $name, sub { kill 'KILL', $_[0] });
-	wait_until_up($node);
+	wait_until_up($node, $before);
 	clean("$point: after kill -9");
 
 	# a count afresh keeps writers out; nothing else does
 	$out = interrupted($point, $name, sub {
-		is(value("SET statement_timeout = '20 s'; UPDATE job SET state = 3 - state WHERE id BETWEEN 300 AND 320; SELECT 'written'"),
+		is(value("SET statement_timeout = '120 s'; UPDATE job SET state = 3 - state WHERE id BETWEEN 300 AND 320; SELECT 'written'"),
 			'written', "$point: others write on") unless $point eq 'recount-counted';
-		while (waiting($point)) { value("SELECT injection_points_wakeup('jobstate-$point')") }
+		# once is enough, but it may have gone on by itself before the next look has its answer
+		while (waiting($point)) { $node->psql('postgres', "SELECT injection_points_wakeup('jobstate-$point')") }
 	});
 	like($out, qr/again.*the end/s, "$point: and it goes on");
 	clean("$point: after the wait");

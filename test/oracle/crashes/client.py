@@ -219,6 +219,12 @@ def differ(what, told, right):
         yield f"{what}: {len(wrong)} differ, told and right: {sorted(wrong, key=str)[:5]}"
 
 
+def overdue(db, table, rescue, which="true"):
+    """Leases that are over by now and that nobody takes back; the background worker may be at some of them."""
+    now, = db.execute("SELECT clock_timestamp()::text").fetchone()
+    return settled_by(db, 1000, lambda: db.execute(rescue), f"SELECT count(*) FROM jobstate.{table} WHERE lease_until < '{now}' AND {which}")
+
+
 def settled_by(db, rounds, step, left):
     """Steps until nothing is left to do; what is then left."""
     for _ in range(rounds):

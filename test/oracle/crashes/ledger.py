@@ -5,7 +5,7 @@ from collections import Counter
 
 import psycopg
 
-from .client import Family, settled_by
+from .client import Family, overdue, settled_by
 
 LEFT = "SELECT count(*) FROM jobstate.ledger WHERE state NOT IN ('processed')"
 
@@ -130,11 +130,11 @@ class Ledger(Family):
         yield from self.leases(db)
 
     def leases(self, db):
-        db.execute("SELECT * FROM jobstate.ledger_rescue(); SELECT jobstate.ledger_expire(); SELECT * FROM jobstate.schedule_rescue()")
+        rescue = "SELECT * FROM jobstate.ledger_rescue(); SELECT jobstate.ledger_expire(); SELECT * FROM jobstate.schedule_rescue()"
         for table in ("ledger", "schedule"):
-            overdue, = db.execute(f"SELECT count(*) FROM jobstate.{table} WHERE lease_until < clock_timestamp() - interval '1 s'").fetchone()
-            if overdue:
-                yield f"{overdue} leases of {table} are over and nobody takes them back"
+            left = overdue(db, table, rescue)
+            if left:
+                yield f"{left} leases of {table} are over and nobody takes them back"
 
     def settle_some(self, db):
         client = self.stage.helper(self, db)

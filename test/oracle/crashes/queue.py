@@ -2,7 +2,7 @@
 
 import time
 
-from .client import Family, settled_by
+from .client import Family, overdue, settled_by
 
 
 class Queue(Family):
@@ -131,9 +131,9 @@ class Queue(Family):
     def find_hidden(self, db):
         """Whoever comes fresh from a crash finds every available job."""
         db.execute("SELECT * FROM jobstate.rescue(); SELECT jobstate.promote()")
-        overdue, = db.execute("SELECT count(*) FROM jobstate.job WHERE state_id = 2 AND lease_until < clock_timestamp() - interval '1 s'").fetchone()
-        if overdue:
-            yield f"{overdue} leases are over and nobody takes them back"
+        left = overdue(db, "job", "SELECT * FROM jobstate.rescue(); SELECT jobstate.promote()", "state_id = 2")
+        if left:
+            yield f"{left} leases are over and nobody takes them back"
         with db.transaction(force_rollback=True):
             available = {id for id, in db.execute("SELECT id FROM jobstate.job WHERE queue = 'work' AND state_id = 1")}
             found = {id for id, in db.execute("SELECT id FROM jobstate.claim('work', 'nobody', 1000000)")}
