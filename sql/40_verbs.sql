@@ -15,6 +15,13 @@ CREATE FUNCTION jobstate.take(target regclass, from_state text, to_state text,
 COMMENT ON FUNCTION jobstate.take(regclass, text, text, jsonb, integer) IS
     'claims up to n rows in a state by moving them on, oldest id first, without waiting; returns their ids';
 
+-- Reads the target, as the caller.
+CREATE FUNCTION jobstate.low_end(target regclass, age_column name, condition text, every interval)
+    RETURNS timestamptz LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'jobstate_low_end_at';
+COMMENT ON FUNCTION jobstate.low_end(regclass, name, text, interval) IS
+    'internal: a time below which an indexed column has no row of a condition, as far as this session has seen; -infinity where it does not know';
+
 -- prune ----------------------------------------------------------------------------------
 
 -- Deletes from the target as the caller, and writes rollup.

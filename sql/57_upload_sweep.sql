@@ -118,7 +118,8 @@ COMMENT ON FUNCTION jobstate.upload_sweep_delay(bigint, text)
 
 -- upload_rescue: looks at the commits that are due and tells what is to be done,
 -- a row each: "process" these uploads again, "merge", "postprocess".  Concurrent
--- sweeps pass over each other's commits.
+-- sweeps pass over each other's commits.  Behind an old snapshot one whose check_at
+-- was set back by hand may be found half a minute later, see low_end().
 -- Writes: upload, upload_error, upload_scope.
 -- Locks: scope rows and uploads, with SKIP LOCKED; waits for nobody.
 CREATE FUNCTION jobstate.upload_rescue(max_commits integer DEFAULT 100)
@@ -129,11 +130,13 @@ AS $$
 #variable_conflict use_column
 DECLARE
     due CONSTANT timestamptz := clock_timestamp();
+    since timestamptz;
 BEGIN
     PERFORM jobstate.require_positive('max_commits', max_commits > 0);
+    since := jobstate.low_end('jobstate.upload_scope', 'check_at', 'check_at IS NOT NULL', '30 s');
     FOR repo_id, commit_sha IN
         SELECT s.repo_id, s.commit_sha FROM jobstate.upload_scope s
-         WHERE s.check_at <= due
+         WHERE s.check_at BETWEEN since AND due
          ORDER BY s.check_at LIMIT max_commits
            FOR NO KEY UPDATE SKIP LOCKED
     LOOP
@@ -214,23 +217,31 @@ COMMENT ON FUNCTION jobstate.upload_adopt()
 
 -- upload_forget: a commit whose uploads are all gone (pruned, deleted) needs no
 -- scope row.  An upload may come between the search and the lock, so the row is
--- deleted by a statement that looks again.
+-- deleted by a statement that looks again.  Of a large table it looks at a part,
+-- anywhere, so that its cost does not grow with dead rows behind an old snapshot.
 -- Writes: upload_scope.  Locks: the scope rows, with SKIP LOCKED.
 CREATE FUNCTION jobstate.upload_forget(max_commits integer DEFAULT 1000)
 RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET jit = off
 AS $$
 DECLARE
+    few CONSTANT bigint := greatest(max_commits / 16, 32);
+    pages CONSTANT bigint := pg_relation_size('jobstate.upload_scope') / current_setting('block_size')::bigint;
+    first CONSTANT bigint := floor(random() * greatest(pages - few + 1, 1));
     scope record;
     forgotten bigint := 0;
 BEGIN
     PERFORM jobstate.require_positive('max_commits', max_commits > 0);
     FOR scope IN
         SELECT s.repo_id, s.commit_sha FROM jobstate.upload_scope s
-         WHERE (s.gate_until IS NULL OR s.gate_until <= clock_timestamp())
+         WHERE s.ctid >= format('(%s,0)', first)::tid AND s.ctid < format('(%s,0)', first + few)::tid
+           AND (s.gate_until IS NULL OR s.gate_until <= clock_timestamp())
+           -- OFFSET: each is looked up, rather than all uploads read
            AND NOT EXISTS (SELECT FROM jobstate.upload u
-                            WHERE u.repo_id = s.repo_id AND u.commit_sha = s.commit_sha)
+                            WHERE u.repo_id = s.repo_id AND u.commit_sha = s.commit_sha OFFSET 0)
          LIMIT max_commits
            FOR UPDATE SKIP LOCKED
     LOOP
@@ -244,4 +255,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION jobstate.upload_forget(integer)
-    IS 'drops what is remembered of commits that have no uploads left, and tells of how many';
+    IS 'drops what is remembered of commits that have no uploads left, and tells of how many; of a large table it looks at a part, another one each time: max_commits / 16 pages, or 32';

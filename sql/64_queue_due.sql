@@ -18,7 +18,9 @@ RETURN current_setting('transaction_isolation') = 'read committed';
 COMMENT ON FUNCTION jobstate.queue_look_again()
     IS 'internal: whether a job that was moved while we looked for it is worth another look';
 
--- queue_hold_due: locks deferred jobs that are due.
+-- queue_hold_due: locks deferred jobs that are due.  Behind an old snapshot one that
+-- was committed more than a second after it became due may be found a second later,
+-- see low_end().
 -- Writes nothing.  Locks: the jobs, with SKIP LOCKED; waits for nobody.
 CREATE FUNCTION jobstate.queue_hold_due(queue text, n integer)
 RETURNS bigint[]
@@ -32,12 +34,14 @@ BEGIN
     LOOP
         BEGIN
             RETURN ARRAY(SELECT w.position
-                           FROM jobstate.queue q
+                           FROM (SELECT u.queue, jobstate.low_end('jobstate.job_waiting', 'run_at',
+                                                     format('queue = %L', u.queue), '1 s') AS since
+                                   FROM jobstate.queue u
+                                  WHERE $1 IS NULL OR u.queue = $1 OFFSET 0) q
                           CROSS JOIN LATERAL (
                                 SELECT d.position FROM jobstate.job_waiting d
-                                 WHERE d.queue = q.queue AND d.run_at <= clock_timestamp()
+                                 WHERE d.queue = q.queue AND d.run_at BETWEEN q.since AND clock_timestamp()
                                  ORDER BY d.run_at LIMIT $2 FOR UPDATE SKIP LOCKED) w
-                          WHERE $1 IS NULL OR q.queue = $1
                           LIMIT $2);
         EXCEPTION WHEN serialization_failure THEN
             IF NOT jobstate.queue_look_again() THEN

@@ -2,7 +2,8 @@
 
 -- store_sweep: looks at the records that may have expired.  Those that did are marked
 -- for the prune, and nobody can bring them back: no write finds them.  The others are
--- looked at again when they would expire now.
+-- looked at again when they would expire now.  Behind an old snapshot one whose
+-- check_at was set back by hand may be found half a minute later, see low_end().
 -- Writes: store.  Locks: the records, with SKIP LOCKED.
 CREATE FUNCTION jobstate.store_sweep(n integer DEFAULT 1000)
 RETURNS bigint
@@ -12,13 +13,15 @@ AS $$
 DECLARE
     now CONSTANT timestamptz := clock_timestamp();
     looked bigint;
+    since timestamptz;
 BEGIN
     PERFORM jobstate.require_positive('n', n > 0);
+    since := jobstate.low_end('jobstate.store', 'check_at', 'check_at IS NOT NULL', '30 s');
     UPDATE jobstate.store s
        SET check_at = CASE WHEN s.expires_at > now THEN s.expires_at END,
            expired_at = CASE WHEN s.expires_at <= now THEN s.expires_at END
      WHERE s.id = ANY (ARRAY(
-           SELECT d.id FROM jobstate.store d WHERE d.check_at <= now
+           SELECT d.id FROM jobstate.store d WHERE d.check_at BETWEEN since AND now
             ORDER BY d.check_at LIMIT n FOR NO KEY UPDATE SKIP LOCKED));
     GET DIAGNOSTICS looked = ROW_COUNT;
     RETURN looked;

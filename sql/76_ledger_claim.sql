@@ -5,7 +5,9 @@
 -- neither, and the item is offered again once the lease has ended.
 
 -- ledger_expire: a claim whose lease has ended is a failure, so that an item that
--- kills its workers ends dead.  Tells how many claims had ended.
+-- kills its workers ends dead.  Tells how many claims had ended.  Behind an old
+-- snapshot a lease that was set back by hand may be found five seconds later, see
+-- low_end().
 -- Writes: ledger, ledger_outcome.  Locks: the items' rows, with SKIP LOCKED.
 CREATE FUNCTION jobstate.ledger_expire(processor text DEFAULT NULL, items text[] DEFAULT NULL, n integer DEFAULT 1000)
 RETURNS bigint
@@ -16,11 +18,13 @@ AS $$
 DECLARE
     ended record;
     expired bigint := 0;
+    since timestamptz;
 BEGIN
     PERFORM jobstate.require_positive('n', n > 0);
+    since := jobstate.low_end('jobstate.ledger', 'lease_until', 'lease_until IS NOT NULL', '5 s');
     FOR ended IN
         SELECT l.processor, l.item, l.run_id FROM jobstate.ledger l
-         WHERE l.lease_until <= clock_timestamp()
+         WHERE l.lease_until BETWEEN since AND clock_timestamp()
            AND ($1 IS NULL OR l.processor = $1) AND ($2 IS NULL OR l.item = ANY ($2))
          ORDER BY l.processor, l.item LIMIT $3
            FOR NO KEY UPDATE SKIP LOCKED

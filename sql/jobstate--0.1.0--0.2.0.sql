@@ -53,6 +53,13 @@ BEGIN
 END
 $$;
 
+CREATE OR REPLACE FUNCTION jobstate.low_end(target regclass, age_column name, condition text, every interval)
+    RETURNS timestamptz LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'jobstate_low_end_at';
+
+COMMENT ON FUNCTION jobstate.low_end(regclass, name, text, interval) IS
+    'internal: a time below which an indexed column has no row of a condition, as far as this session has seen; -infinity where it does not know';
+
 CREATE OR REPLACE FUNCTION jobstate.keep_own() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'jobstate_keep_own';
 
@@ -147,6 +154,81 @@ BEGIN
 END
 $$;
 
+CREATE OR REPLACE FUNCTION jobstate.upload_rescue(max_commits integer DEFAULT 100)
+RETURNS TABLE (repo_id bigint, commit_sha text, action text, upload_ids bigint[])
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    due CONSTANT timestamptz := clock_timestamp();
+    since timestamptz;
+BEGIN
+    PERFORM jobstate.require_positive('max_commits', max_commits > 0);
+    since := jobstate.low_end('jobstate.upload_scope', 'check_at', 'check_at IS NOT NULL', '30 s');
+    FOR repo_id, commit_sha IN
+        SELECT s.repo_id, s.commit_sha FROM jobstate.upload_scope s
+         WHERE s.check_at BETWEEN since AND due
+         ORDER BY s.check_at LIMIT max_commits
+           FOR NO KEY UPDATE SKIP LOCKED
+    LOOP
+        PERFORM jobstate.upload_scope_lock(upload_rescue.repo_id, upload_rescue.commit_sha);
+        upload_ids := jobstate.upload_reclaim(upload_rescue.repo_id, upload_rescue.commit_sha);
+        IF upload_ids IS NOT NULL THEN
+            action := 'process';
+            RETURN NEXT;
+        END IF;
+        upload_ids := NULL;
+        action := jobstate.upload_sweep_answer(upload_rescue.repo_id, upload_rescue.commit_sha);
+        IF action <> 'wait' THEN
+            RETURN NEXT;
+        END IF;
+        UPDATE jobstate.upload_scope s
+           SET check_at = clock_timestamp()
+                          + jobstate.upload_sweep_delay(upload_rescue.repo_id, upload_rescue.commit_sha)
+         WHERE s.repo_id = upload_rescue.repo_id AND s.commit_sha = upload_rescue.commit_sha;
+    END LOOP;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.upload_forget(max_commits integer DEFAULT 1000)
+RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET jit = off
+AS $$
+DECLARE
+    few CONSTANT bigint := greatest(max_commits / 16, 32);
+    pages CONSTANT bigint := pg_relation_size('jobstate.upload_scope') / current_setting('block_size')::bigint;
+    first CONSTANT bigint := floor(random() * greatest(pages - few + 1, 1));
+    scope record;
+    forgotten bigint := 0;
+BEGIN
+    PERFORM jobstate.require_positive('max_commits', max_commits > 0);
+    FOR scope IN
+        SELECT s.repo_id, s.commit_sha FROM jobstate.upload_scope s
+         WHERE s.ctid >= format('(%s,0)', first)::tid AND s.ctid < format('(%s,0)', first + few)::tid
+           AND (s.gate_until IS NULL OR s.gate_until <= clock_timestamp())
+           -- OFFSET: each is looked up, rather than all uploads read
+           AND NOT EXISTS (SELECT FROM jobstate.upload u
+                            WHERE u.repo_id = s.repo_id AND u.commit_sha = s.commit_sha OFFSET 0)
+         LIMIT max_commits
+           FOR UPDATE SKIP LOCKED
+    LOOP
+        DELETE FROM jobstate.upload_scope s
+         WHERE s.repo_id = scope.repo_id AND s.commit_sha = scope.commit_sha
+           AND NOT EXISTS (SELECT FROM jobstate.upload u
+                            WHERE u.repo_id = s.repo_id AND u.commit_sha = s.commit_sha);
+        forgotten := forgotten + CASE WHEN FOUND THEN 1 ELSE 0 END;
+    END LOOP;
+    RETURN forgotten;
+END
+$$;
+
+COMMENT ON FUNCTION jobstate.upload_forget(integer)
+    IS 'drops what is remembered of commits that have no uploads left, and tells of how many; of a large table it looks at a part, another one each time: max_commits / 16 pages, or 32';
+
 CREATE OR REPLACE FUNCTION jobstate.upload_grant(worker regrole)
 RETURNS void
 LANGUAGE plpgsql
@@ -233,6 +315,36 @@ EXCEPTION
         RAISE EXCEPTION 'the settings for queue "%" are not valid', name
             USING ERRCODE = 'invalid_parameter_value', DETAIL = SQLERRM || '.',
                   HINT = 'Sizes, times and limits are above zero, shards at most 64; only the limits may be null, which is none.';
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.queue_hold_due(queue text, n integer)
+RETURNS bigint[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET jit = off
+AS $$
+#variable_conflict use_column
+BEGIN
+    LOOP
+        BEGIN
+            RETURN ARRAY(SELECT w.position
+                           FROM (SELECT u.queue, jobstate.low_end('jobstate.job_waiting', 'run_at',
+                                                     format('queue = %L', u.queue), '1 s') AS since
+                                   FROM jobstate.queue u
+                                  WHERE $1 IS NULL OR u.queue = $1 OFFSET 0) q
+                          CROSS JOIN LATERAL (
+                                SELECT d.position FROM jobstate.job_waiting d
+                                 WHERE d.queue = q.queue AND d.run_at BETWEEN q.since AND clock_timestamp()
+                                 ORDER BY d.run_at LIMIT $2 FOR UPDATE SKIP LOCKED) w
+                          LIMIT $2);
+        EXCEPTION WHEN serialization_failure THEN
+            IF NOT jobstate.queue_look_again() THEN
+                RAISE;
+            END IF;
+        END;
+    END LOOP;
 END
 $$;
 
@@ -424,6 +536,29 @@ BEGIN
 END
 $$;
 
+CREATE OR REPLACE FUNCTION jobstate.store_sweep(n integer DEFAULT 1000)
+RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    now CONSTANT timestamptz := clock_timestamp();
+    looked bigint;
+    since timestamptz;
+BEGIN
+    PERFORM jobstate.require_positive('n', n > 0);
+    since := jobstate.low_end('jobstate.store', 'check_at', 'check_at IS NOT NULL', '30 s');
+    UPDATE jobstate.store s
+       SET check_at = CASE WHEN s.expires_at > now THEN s.expires_at END,
+           expired_at = CASE WHEN s.expires_at <= now THEN s.expires_at END
+     WHERE s.id = ANY (ARRAY(
+           SELECT d.id FROM jobstate.store d WHERE d.check_at BETWEEN since AND now
+            ORDER BY d.check_at LIMIT n FOR NO KEY UPDATE SKIP LOCKED));
+    GET DIAGNOSTICS looked = ROW_COUNT;
+    RETURN looked;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION jobstate.store_grant(worker regrole)
 RETURNS void
 LANGUAGE plpgsql
@@ -475,6 +610,38 @@ EXCEPTION
         RAISE EXCEPTION 'the settings for processor "%" are not valid', name
             USING ERRCODE = 'invalid_parameter_value', DETAIL = SQLERRM || '.',
                   HINT = 'Numbers and times are above zero; only cap and budget may be null, which is none.';
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.ledger_expire(processor text DEFAULT NULL, items text[] DEFAULT NULL, n integer DEFAULT 1000)
+RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    ended record;
+    expired bigint := 0;
+    since timestamptz;
+BEGIN
+    PERFORM jobstate.require_positive('n', n > 0);
+    since := jobstate.low_end('jobstate.ledger', 'lease_until', 'lease_until IS NOT NULL', '5 s');
+    FOR ended IN
+        SELECT l.processor, l.item, l.run_id FROM jobstate.ledger l
+         WHERE l.lease_until BETWEEN since AND clock_timestamp()
+           AND ($1 IS NULL OR l.processor = $1) AND ($2 IS NULL OR l.item = ANY ($2))
+         ORDER BY l.processor, l.item LIMIT $3
+           FOR NO KEY UPDATE SKIP LOCKED
+    LOOP
+        UPDATE jobstate.ledger l
+           SET state = CASE WHEN l.failures + 1 >= jobstate.ledger_max_failures(l.processor)
+                            THEN 'dead' ELSE 'failing' END,
+               failures = l.failures + 1, error = 'the lease ended', retry_at = NULL, lease_until = NULL
+         WHERE l.processor = ended.processor AND l.item = ended.item;
+        PERFORM jobstate.ledger_record(ended.processor, ended.run_id, 'error', ended.item, 0, 'the lease ended');
+        expired := expired + 1;
+    END LOOP;
+    RETURN expired;
 END
 $$;
 
@@ -625,6 +792,296 @@ BEGIN
 END
 $$;
 
+CREATE OR REPLACE FUNCTION jobstate.apply_refuse(reason text, id bigint, state text DEFAULT NULL)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    CASE reason
+        WHEN 'lease lost' THEN
+            RAISE EXCEPTION 'lease on operation % is lost', id
+                USING ERRCODE = 'JS001',
+                      DETAIL = 'The token is not that of the operation''s last claim.',
+                      HINT = 'Drop the result: the operation is somebody else''s, or waits to be claimed again.';
+        WHEN 'replaced' THEN
+            RAISE EXCEPTION 'lease on operation % is lost', id
+                USING ERRCODE = 'JS001',
+                      DETAIL = 'It ran out, and as many other drivers are at work as the apply allows.',
+                      HINT = 'Leave the operation: it is claimed again when one of them is done.';
+        WHEN 'no operation' THEN
+            RAISE EXCEPTION 'operation % does not exist', id USING ERRCODE = 'JS002';
+        WHEN 'no task' THEN
+            RAISE EXCEPTION 'task % does not exist', id USING ERRCODE = 'JS002';
+        WHEN 'no apply' THEN
+            RAISE EXCEPTION 'apply % does not exist', id USING ERRCODE = 'JS002';
+        WHEN 'not running' THEN
+            RAISE EXCEPTION 'operation % is not running', id
+                USING ERRCODE = 'JS003',
+                      DETAIL = format('Its state is "%s".', state),
+                      HINT = 'Claim it with operation_claim(), if it can be claimed.';
+        WHEN 'settled' THEN
+            RAISE EXCEPTION 'apply % is settled', id
+                USING ERRCODE = 'JS003',
+                      DETAIL = format('Its state is "%s".', state),
+                      HINT = 'Create another one with apply_create().';
+        WHEN 'no operations' THEN
+            RAISE EXCEPTION 'apply % has no operations', id
+                USING ERRCODE = 'JS003',
+                      DETAIL = 'Its state follows from its tasks, and is pending without any.',
+                      HINT = 'End its tasks with task_progress(), or delete the apply.';
+    END CASE;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.apply_drivers(apply_id bigint)
+RETURNS bigint
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN (SELECT count(*) FROM jobstate.operation o WHERE o.apply_id = $1 AND o.lease_until > clock_timestamp());
+END
+$$;
+
+COMMENT ON FUNCTION jobstate.apply_drivers(bigint)
+    IS 'internal: how many operations of an apply are leased';
+
+CREATE OR REPLACE FUNCTION jobstate.apply_is_full(apply_id bigint)
+RETURNS boolean
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN (SELECT jobstate.apply_drivers(a.id) >= a.max_drivers FROM jobstate.apply a WHERE a.id = $1);
+END
+$$;
+
+COMMENT ON FUNCTION jobstate.apply_is_full(bigint)
+    IS 'internal: whether as many operations of an apply are leased as may be';
+
+CREATE OR REPLACE FUNCTION jobstate.operation_blocker(operation_id bigint, cutover boolean DEFAULT false)
+RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    o record;
+    blocker text;
+BEGIN
+    PERFORM jobstate.require_argument('operation_id', $1);
+    PERFORM jobstate.require_argument('cutover', $2);
+    SELECT p.apply_id, p.state = 'pending' OR p.state = 'stopped' AND p.started_at IS NULL
+                       OR $2 AND p.state = 'waiting_for_cutover' AS begins
+      INTO o
+      FROM jobstate.operation p
+     WHERE p.id = $1;
+    blocker := jobstate.operation_state_blocker(o.apply_id, $1, $2);
+    IF blocker IS NULL AND o.begins THEN
+        blocker := jobstate.operation_sibling_blocker(o.apply_id, $1, $2);
+    END IF;
+    IF blocker IS NULL AND jobstate.apply_is_full(o.apply_id) THEN
+        blocker := format('%s drivers are at work', jobstate.apply_drivers(o.apply_id));
+    END IF;
+    RETURN blocker;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.operation_candidates(cutover boolean, only_apply bigint, only_deployment text)
+RETURNS TABLE (apply_id bigint, operation_id bigint)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    since CONSTANT timestamptz := CASE WHEN $2 IS NULL
+        THEN jobstate.low_end('jobstate.apply', 'created_at', 'reaped_at IS NULL', '5 s') ELSE '-infinity' END;
+BEGIN
+    RETURN QUERY
+        SELECT c.apply_id, c.id
+          FROM (SELECT o.*, a.created_at AS apply_created_at,
+                       bool_or(o.operation_kind = 'work' AND jobstate.operation_keeps_back(o.state, o.variant, 'rolling', $1)) OVER earlier AS rolling,
+                       bool_or(o.operation_kind = 'work' AND jobstate.operation_keeps_back(o.state, o.variant, 'barrier', $1)) OVER earlier AS barrier,
+                       bool_or(o.operation_kind = 'work' AND jobstate.operation_keeps_back(o.state, o.variant, 'parallel', $1)) OVER earlier AS parallel
+                  FROM jobstate.apply a JOIN jobstate.operation o ON o.apply_id = a.id
+                 WHERE a.reaped_at IS NULL AND a.completed_at IS NULL AND a.created_at >= since
+                   AND ($2 IS NULL OR a.id = $2)
+                WINDOW earlier AS (PARTITION BY o.apply_id ORDER BY o.created_at, o.id
+                                   ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) c
+         WHERE ($3 IS NULL OR c.deployment = $3)
+           AND (c.lease_until IS NULL OR c.lease_until <= clock_timestamp())
+           AND CASE WHEN jobstate.apply_is_settled(c.state) THEN false
+                    WHEN $1 AND c.state NOT IN ('waiting_for_cutover', 'cutting_over', 'revert_window') THEN false
+                    WHEN c.state = 'pending' OR c.state = 'stopped' AND c.started_at IS NULL OR $1 AND c.state = 'waiting_for_cutover'
+                    THEN CASE c.cutover_policy WHEN 'rolling' THEN c.rolling WHEN 'barrier' THEN c.barrier
+                                               ELSE c.parallel END IS NOT TRUE
+                    ELSE true END
+         ORDER BY c.apply_created_at, c.apply_id, c.created_at, c.id;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.operation_hold(operation_id bigint, token uuid,
+    OUT apply_id bigint, OUT state text, OUT retries integer, OUT max_retries integer)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    held record;
+BEGIN
+    PERFORM jobstate.require_argument('operation_id', $1);
+    PERFORM jobstate.require_argument('token', $2);
+    SELECT o.* INTO held FROM jobstate.operation o WHERE o.id = $1 FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        PERFORM jobstate.apply_refuse('no operation', $1);
+    ELSIF held.token IS DISTINCT FROM $2 THEN
+        PERFORM jobstate.apply_refuse('lease lost', $1);
+    END IF;
+    IF jobstate.apply_is_active(held.state) THEN
+        PERFORM jobstate.apply_hold(held.apply_id);
+    END IF;
+    apply_id := held.apply_id;
+    state := held.state;
+    retries := held.retries;
+    max_retries := held.max_retries;
+END
+$$;
+
+COMMENT ON FUNCTION jobstate.operation_hold(bigint, uuid)
+    IS 'internal: locks an operation, and its apply if it is at work, for the token of the last claim';
+
+CREATE OR REPLACE FUNCTION jobstate.operation_heartbeat(operation_id bigint, token uuid, lease interval DEFAULT '60 s',
+    OUT lease_until timestamptz, OUT requests text[])
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    held record;
+BEGIN
+    PERFORM jobstate.require_argument('operation_id', $1);
+    PERFORM jobstate.require_argument('token', $2);
+    PERFORM jobstate.require_positive('lease', $3 > interval '0');
+    SELECT o.* INTO held FROM jobstate.operation o WHERE o.id = $1 FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN;
+    ELSIF held.token IS DISTINCT FROM $2 THEN
+        PERFORM jobstate.apply_refuse('lease lost', $1);
+    ELSIF NOT jobstate.apply_is_active(held.state) THEN
+        PERFORM jobstate.apply_refuse('not running', $1, held.state);
+    ELSIF held.lease_until IS NULL OR held.lease_until <= clock_timestamp() THEN
+        PERFORM jobstate.apply_hold(held.apply_id);
+        IF jobstate.apply_is_full(held.apply_id) THEN
+            PERFORM jobstate.apply_refuse('replaced', $1);
+        END IF;
+    END IF;
+    UPDATE jobstate.operation o
+       SET lease_until = clock_timestamp() + $3
+     WHERE o.apply_id = held.apply_id AND o.id = $1
+    RETURNING o.lease_until INTO lease_until;
+    requests := ARRAY(SELECT r.operation FROM jobstate.apply_control_request r
+                       WHERE r.apply_id = held.apply_id AND r.status = 'pending' ORDER BY r.operation);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.operation_progress(operation_id bigint, token uuid, state text DEFAULT NULL,
+    progress jsonb DEFAULT NULL, resume_context jsonb DEFAULT NULL, expected text DEFAULT NULL)
+RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    next_state CONSTANT text := jobstate.apply_state_name(regexp_replace($3, '^STATE_', '', 'i'));
+    expected_state CONSTANT text := jobstate.apply_state_name(regexp_replace($6, '^STATE_', '', 'i'));
+    held record;
+BEGIN
+    PERFORM jobstate.require_json('progress', coalesce($4, '{}'), 'object');
+    IF $3 IS NOT NULL AND NOT coalesce(jobstate.apply_is_active(next_state), false) THEN
+        RAISE EXCEPTION 'state "%" is none of a driver at work', $3
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Use operation_complete(), operation_fail(), operation_stop(), operation_cancel(), operation_revert().';
+    END IF;
+    held := jobstate.operation_hold($1, $2);
+    IF NOT jobstate.apply_is_active(held.state) THEN
+        IF $6 IS NOT NULL THEN
+            RETURN false;
+        END IF;
+        PERFORM jobstate.apply_refuse('not running', $1, held.state);
+    ELSIF $6 IS NOT NULL AND held.state IS DISTINCT FROM expected_state THEN
+        RETURN false;
+    END IF;
+    UPDATE jobstate.operation o
+       SET state = coalesce(next_state, o.state), progress = o.progress || coalesce($4, '{}'),
+           resume_context = coalesce($5, o.resume_context),
+           updated_at = CASE WHEN next_state <> o.state THEN clock_timestamp() ELSE o.updated_at END
+     WHERE o.apply_id = held.apply_id AND o.id = $1
+       AND (next_state <> o.state OR $4 IS NOT NULL OR $5 IS NOT NULL);
+    RETURN true;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.apply_deadlock(apply_id bigint)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN bool_and(coalesce(b.claim <> '' AND b.cutover <> '', false))
+                THEN (array_agg(format('operation %s cannot be claimed: %s', b.id,
+                                          CASE b.state WHEN 'waiting_for_cutover' THEN b.cutover ELSE b.claim END)
+                                   ORDER BY b.created_at, b.id))[1] END
+      FROM (SELECT o.id, o.state, o.created_at, jobstate.operation_blocker(o.id) AS claim, jobstate.operation_blocker(o.id, true) AS cutover
+              FROM jobstate.operation o
+             WHERE o.apply_id = $1 AND NOT jobstate.apply_is_settled(o.state)) b
+$$;
+
+COMMENT ON FUNCTION jobstate.apply_deadlock(bigint)
+    IS 'internal: why no operation of an apply can be claimed; NULL if one can';
+
+CREATE OR REPLACE FUNCTION jobstate.health_apply(deep boolean, patience interval)
+RETURNS TABLE (check_name text, object text, status text, detail text, fix text)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    long_ago CONSTANT timestamptz := clock_timestamp() - patience;
+    quiet interval;
+BEGIN
+    IF NOT jobstate.can_read('jobstate.apply', 'jobstate.operation', 'jobstate.apply_policy') THEN
+        RETURN;
+    END IF;
+    quiet := (SELECT p.quiet FROM jobstate.apply_policy p);
+    RETURN QUERY
+    WITH load AS MATERIALIZED (SELECT * FROM jobstate.apply_load())
+    SELECT 'apply lagging', 'apply ' || l.id, 'warning',
+           format('%s "%s" has not moved since %s, and %s', l.state, l.identifier, date_trunc('second', l.quiet_since),
+                  coalesce(jobstate.apply_deadlock(l.id) || '; apply_cancel() ends it',
+                           CASE WHEN l.expired > 0 THEN format('%s of its operations have outlived their lease', l.expired)
+                                ELSE 'nobody claims its operations' END || ': start drivers')), NULL
+      FROM load l
+     WHERE l.completed_at IS NULL AND l.state NOT IN ('paused', 'stopped') AND l.claimable AND l.held = 0 AND l.quiet_since < long_ago
+    UNION ALL
+    SELECT 'apply paused', 'apply ' || l.id, CASE WHEN l.quiet_since < long_ago THEN 'warning' ELSE 'info' END,
+           format('"%s" has failed in a place and waits for a decision since %s; apply_cancel() is the other one',
+                  l.identifier, date_trunc('second', l.quiet_since)),
+           format('SELECT jobstate.apply_release(%s)', l.id)
+      FROM load l WHERE l.state = 'paused'
+    UNION ALL
+    SELECT 'apply unswept', 'jobstate.apply', 'warning',
+           format('%s applies have been settled for long, the first since %s, and nobody ends what they left behind',
+                  count(*), date_trunc('second', min(l.completed_at))),
+           'SELECT jobstate.apply_strand(10000); SELECT jobstate.apply_reap(10000)'
+      FROM load l WHERE l.completed_at < long_ago - quiet AND l.held = 0 HAVING count(*) > 0
+    UNION ALL
+    SELECT c, NULL, 'ok', d, NULL
+      FROM (VALUES ('apply lagging', 'applies move'), ('apply paused', 'no apply waits for a decision'),
+                   ('apply unswept', 'settled applies leave nothing behind')) o (c, d);
+END
+$$;
+
 CREATE OR REPLACE FUNCTION jobstate.apply_grant(worker regrole)
 RETURNS void
 LANGUAGE plpgsql
@@ -641,6 +1098,22 @@ BEGIN
                     jobstate.apply_control_request, jobstate.apply_target TO %s', worker);
     EXECUTE format('GRANT SELECT ON jobstate.apply_policy TO %s', worker);
 END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.hooks(prefix text, arguments text)
+RETURNS SETOF name
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p.proname
+      FROM pg_proc p
+      JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+      JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
+     WHERE d.deptype = 'e' AND e.extname = 'jobstate'
+       AND p.pronamespace = 'jobstate'::regnamespace
+       AND p.proowner = (SELECT c.relowner FROM pg_class c WHERE c.oid = 'jobstate.attachment'::regclass)
+       AND starts_with(p.proname, prefix) AND oidvectortypes(p.proargtypes) = arguments
+     ORDER BY p.proname
 $$;
 
 CREATE OR REPLACE FUNCTION jobstate.health_trigger_faults()
@@ -758,6 +1231,7 @@ BEGIN
     RETURN said;
 END
 $$;
+
 
 -- The families that are installed: what install() makes of them since.
 DO $$

@@ -59,8 +59,8 @@ is_for(KeptPlan *kept, const char *sql, JobstateParams *params)
  * The query's plan.  Another query of the same hash takes its place, and so
  * does the same query where a column has another type now.
  */
-static SPIPlanPtr
-kept_plan(const char *sql, JobstateParams *params)
+SPIPlanPtr
+jobstate_kept_plan(const char *sql, JobstateParams *params)
 {
 	uint32		hash = hash_bytes((const unsigned char *) sql, strlen(sql));
 	KeptPlan   *kept;
@@ -218,7 +218,7 @@ return_ids(ReturnSetInfo *rsinfo, const char *sql, JobstateParams *params)
 	uint64		i;
 
 	jobstate_spi_connect();
-	if (SPI_execute_plan(kept_plan(sql, params), params->value, params->null,
+	if (SPI_execute_plan(jobstate_kept_plan(sql, params), params->value, params->null,
 						 false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "unexpected result of \"%s\"", sql);
 	for (i = 0; i < SPI_processed; i++)
