@@ -78,7 +78,10 @@ as('regress_mallory', q{
 		BEGIN PERFORM m.note(what); RETURN value; EXCEPTION WHEN OTHERS THEN RETURN value; END $$;
 	CREATE FUNCTION m.catch() RETURNS trigger LANGUAGE plpgsql AS $$
 		BEGIN PERFORM m.note('trigger'); IF TG_OP = 'DELETE' THEN RETURN OLD; END IF; RETURN NEW; END $$;
-	CREATE DOMAIN m.evil AS text CHECK (m.pure('domain') = 'x');
+	-- without a block of exceptions, in which 18 takes itself for broken when it plans the check (typcache.c)
+	CREATE FUNCTION m.bare(what text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+		BEGIN PERFORM m.note(what); RETURN 'x'; END $$;
+	CREATE DOMAIN m.evil AS text CHECK (m.bare('domain') = 'x');
 	CREATE TABLE m.tab (id bigint PRIMARY KEY, g m.evil, state smallint NOT NULL DEFAULT 1, at timestamptz NOT NULL DEFAULT '2020-01-01',
 		made text GENERATED ALWAYS AS (m.pure('generated')) STORED, CHECK (m.pure('check') = 'x'));
 	CREATE INDEX ON m.tab ((m.pure('index')));
