@@ -2,6 +2,8 @@
 
 import collections
 import json
+import math
+import multiprocessing
 import os
 import random
 import time
@@ -18,17 +20,23 @@ class Over(Exception):
 
 
 class Clock:
-    """Seconds since the load began, the same for all processes, and what is to happen when."""
+    """Seconds since the load began, the same for all processes, and what is to happen when.
 
-    def __init__(self, seconds, length, families):
-        self.start = time.monotonic() + 1.0
+    It begins when so many processes are ready."""
+
+    def __init__(self, seconds, length, families, processes=1):
+        self.start = multiprocessing.Value("d", math.inf)
+        self.ready = multiprocessing.Barrier(processes, self.begin)
         self.seconds = seconds
         self.length = length    # of a slice
         self.families = families
         self.quiet = length * (CONTROL + GAP + len(families) * (BURST + GAP))   # of each slice
 
+    def begin(self):
+        self.start.value = time.monotonic()
+
     def now(self):
-        return time.monotonic() - self.start
+        return time.monotonic() - self.start.value
 
     def burst(self, family):
         """When in a slice this family works without a pause."""
