@@ -56,7 +56,7 @@ $$;
 COMMENT ON FUNCTION jobstate.can_see(oid)
     IS 'internal: whether health() tells the caller of a table; of one that is gone it tells everybody';
 
--- log_tables, last_fold: the counter log from outside.  What a fold has locked is
+-- log_tables, last_fold, log_full_since: the counter log from outside.  What a fold has locked is
 -- passed over: its sizes, and the time, are null.
 -- Write nothing.  Lock: the log against TRUNCATE, without waiting, during the call.
 CREATE FUNCTION jobstate.log_tables()
@@ -71,6 +71,12 @@ CREATE FUNCTION jobstate.last_fold()
     AS 'MODULE_PATHNAME', 'jobstate_last_fold';
 COMMENT ON FUNCTION jobstate.last_fold() IS
     'when the counter log was folded last; null where it never was, or is being folded';
+
+CREATE FUNCTION jobstate.log_full_since()
+    RETURNS timestamptz LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'jobstate_log_full_since_when';
+COMMENT ON FUNCTION jobstate.log_full_since() IS
+    'since when a segment of the counter log has been full; null where none is';
 
 -- health_relations: the attached tables and their partitions, as far as the caller
 -- may know of them.
@@ -388,7 +394,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     folded CONSTANT timestamptz := jobstate.last_fold();
-    overdue CONSTANT boolean := coalesce(folded < clock_timestamp() - patience, true);
+    overdue CONSTANT boolean := coalesce(jobstate.log_full_since() < clock_timestamp() - patience, false);
 BEGIN
     RETURN QUERY
     WITH log AS MATERIALIZED (SELECT * FROM jobstate.log_tables()),
@@ -562,8 +568,7 @@ DECLARE
     folded CONSTANT timestamptz := jobstate.last_fold();
     auto CONSTANT boolean := current_setting('jobstate.auto_maintain');
     places CONSTANT integer := current_setting('max_worker_processes');
-    wanted CONSTANT boolean := coalesce(folded < clock_timestamp() - patience, true)
-                               AND EXISTS (SELECT FROM jobstate.log_tables() l WHERE l.is_full);
+    wanted CONSTANT boolean := coalesce(jobstate.log_full_since() < clock_timestamp() - patience, false);
 BEGIN
     RETURN QUERY
     SELECT 'maintenance', 'jobstate.auto_maintain', CASE WHEN wanted THEN 'warning' ELSE 'info' END,

@@ -34,7 +34,7 @@ jobstate_settings_begin(void)
 		{"extra_float_digits", "1"},
 		{"bytea_output", "hex"},
 		{"lc_monetary", "C"},
-		{"search_path", "pg_catalog"},
+		{"search_path", "pg_catalog, pg_temp"},
 	};
 	int			nest = NewGUCNestLevel();
 	int			i;

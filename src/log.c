@@ -261,6 +261,17 @@ lock_segment(int *current)
 	return segment[*current];
 }
 
+/* A row that says when a page of a full segment was begun.  A fold drops it. */
+static void
+note_full(Relation rel)
+{
+	JobstateLogRow row = {JOBSTATE_EPOCH_FULL};
+
+	row.key = cstring_to_text(psprintf(INT64_FORMAT, GetCurrentTimestamp()));
+	row.deltas = cstring_to_text("0:1");
+	(void) insert_row(rel, &row);
+}
+
 /*
  * Appends to a segment, n > 0 rows.  Whoever finds it full goes on in the next
  * one, so that the fold soon finds the full one free.  Returns whether to ask
@@ -274,17 +285,22 @@ jobstate_log_append(JobstateLogRow *row, int n)
 	static int	current = -1;
 	ItemPointerData last;
 	Relation	rel;
+	bool		is_full;
+	bool		began;
 
 	if (current < 0)
 		current = jobstate_backend_number() % HOMES;
 	rel = table_open(lock_segment(&current), NoLock);
 	JOBSTATE_INSTANT("append-locked");
 	last = insert_rows(rel, row, n);
+	is_full = ItemPointerGetBlockNumber(&last) >= JOBSTATE_SEGMENT_FULL;
+	began = is_full && ItemPointerGetOffsetNumber(&last) <= n;
+	if (began)
+		note_full(rel);
 	table_close(rel, NoLock);
-	if (ItemPointerGetBlockNumber(&last) < JOBSTATE_SEGMENT_FULL)
-		return false;
-	current = (current + 1) % JOBSTATE_SEGMENTS;
-	return ItemPointerGetOffsetNumber(&last) == FirstOffsetNumber || n >= BATCH;
+	if (is_full)
+		current = (current + 1) % JOBSTATE_SEGMENTS;
+	return began;
 }
 
 /* Is this row of the epoch, or a header?  Cheaper to ask than visibility. */
@@ -349,6 +365,41 @@ jobstate_log_scan(Relation rel, const int64 *epoch, Snapshot snapshot,
 		scan_page(rel, buffer, block, epoch, snapshot, newest, visit, arg);
 		UnlockReleaseBuffer(buffer);
 	}
+}
+
+static void
+visit_full(JobstateLogRow *row, bool visible, void *arg)
+{
+	TimestampTz *first = arg;
+	char	   *key = text_to_cstring(row->key);
+
+	if (row->epoch == JOBSTATE_EPOCH_FULL)
+		*first = Min(*first, strtoi64(key, NULL, 10));
+	pfree(key);
+}
+
+/*
+ * Since when a segment is full, whatever became of those who wrote; DT_NOEND: it
+ * is not, or nobody noted it.  The caller has locked it.
+ */
+TimestampTz
+jobstate_log_full_since(Relation rel)
+{
+	BlockNumber nblocks = RelationGetNumberOfBlocks(rel);
+	BlockNumber block;
+	int64		epoch = JOBSTATE_EPOCH_FULL;
+	TimestampTz first = DT_NOEND;
+
+	for (block = JOBSTATE_SEGMENT_FULL; block < nblocks && first == DT_NOEND; block++)
+	{
+		Buffer		buffer = ReadBuffer(rel, block);
+
+		CHECK_FOR_INTERRUPTS();
+		LockBuffer(buffer, BUFFER_LOCK_SHARE);
+		scan_page(rel, buffer, block, &epoch, SnapshotAny, NULL, visit_full, &first);
+		UnlockReleaseBuffer(buffer);
+	}
+	return first;
 }
 
 static int

@@ -7,6 +7,7 @@
 #ifndef JOBSTATE_LOG_H
 #define JOBSTATE_LOG_H
 
+#include "datatype/timestamp.h"
 #include "storage/block.h"
 #include "utils/rel.h"
 #include "utils/snapshot.h"
@@ -16,6 +17,7 @@
 
 /* Rows of the log that belong to nobody's counters */
 #define JOBSTATE_EPOCH_HEADER	INT64CONST(0)
+#define JOBSTATE_EPOCH_FULL		INT64CONST(-1)
 
 typedef struct JobstateLogRow
 {
@@ -35,6 +37,7 @@ typedef void (*JobstateLogVisitor) (JobstateLogRow *row, bool visible,
 
 extern JobstateLogRow jobstate_log_marker(int64 epoch);
 extern bool jobstate_log_append(JobstateLogRow *row, int n);
+extern TimestampTz jobstate_log_full_since(Relation rel);
 extern void jobstate_log_insert(Relation rel, JobstateLogRow *row, int n,
 								bool with_index);
 extern void jobstate_log_empty(Oid relid);

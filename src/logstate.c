@@ -24,6 +24,7 @@
 
 PG_FUNCTION_INFO_V1(jobstate_log_tables);
 PG_FUNCTION_INFO_V1(jobstate_last_fold);
+PG_FUNCTION_INFO_V1(jobstate_log_full_since_when);
 
 /*
  * The rows of a table of the log, finished or not.  They leave by truncation
@@ -119,4 +120,27 @@ jobstate_last_fold(PG_FUNCTION_ARGS)
 	if (newest == DT_NOBEGIN)
 		PG_RETURN_NULL();
 	PG_RETURN_TIMESTAMPTZ(newest);
+}
+
+/* log_full_since() returns timestamptz: of the segments that are not being folded */
+Datum
+jobstate_log_full_since_when(PG_FUNCTION_ARGS)
+{
+	JobstateCatalog catalog = *jobstate_catalog();
+	TimestampTz first = DT_NOEND;
+	int			i;
+
+	for (i = 0; i < JOBSTATE_SEGMENTS; i++)
+	{
+		Relation	rel;
+
+		if (!ConditionalLockRelationOid(catalog.segment[i], AccessShareLock))
+			continue;
+		rel = table_open(catalog.segment[i], NoLock);
+		first = Min(first, jobstate_log_full_since(rel));
+		table_close(rel, AccessShareLock);
+	}
+	if (first == DT_NOEND)
+		PG_RETURN_NULL();
+	PG_RETURN_TIMESTAMPTZ(first);
 }

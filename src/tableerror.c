@@ -44,7 +44,7 @@ void
 jobstate_error_column_null(Relation rel, const char *name)
 {
 	ereport(ERROR,
-			(errcode(ERRCODE_NOT_NULL_VIOLATION),
+			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 			 errmsg("null value in column \"%s\" of relation \"%s\"", name,
 					RelationGetRelationName(rel)),
 			 errhint("Give it a value, and make the column NOT NULL again.")));

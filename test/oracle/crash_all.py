@@ -99,8 +99,6 @@ class Crash:
         self.db.execute("CREATE EXTENSION jobstate; CREATE TABLE witness (cycle int, key text)")
         for family in self.families:
             family.build(self.db)
-        # a log that nobody ever folded is overdue from the first: health() does not know since when
-        self.db.execute("SELECT jobstate.fold()")
         self.stage.may_prepare = self.db.execute("SHOW max_prepared_transactions").fetchone()[0] != "0"
 
     # a cycle
