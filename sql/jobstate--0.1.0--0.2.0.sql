@@ -1116,6 +1116,13 @@ AS $$
      ORDER BY p.proname
 $$;
 
+CREATE OR REPLACE FUNCTION jobstate.log_full_since()
+    RETURNS timestamptz LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'jobstate_log_full_since_when';
+
+COMMENT ON FUNCTION jobstate.log_full_since() IS
+    'since when a segment of the counter log has been full; null where none is';
+
 CREATE OR REPLACE FUNCTION jobstate.health_trigger_faults()
 RETURNS TABLE (target regclass, relation regclass, trigger_name name, fault text, repair text)
 LANGUAGE sql STABLE
@@ -1232,6 +1239,69 @@ BEGIN
 END
 $$;
 
+CREATE OR REPLACE FUNCTION jobstate.health_log(deep boolean, patience interval)
+RETURNS TABLE (check_name text, object text, status text, detail text, fix text)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    folded CONSTANT timestamptz := jobstate.last_fold();
+    overdue CONSTANT boolean := coalesce(jobstate.log_full_since() < clock_timestamp() - patience, false);
+BEGIN
+    RETURN QUERY
+    WITH log AS MATERIALIZED (SELECT * FROM jobstate.log_tables()),
+    blocked AS (
+        SELECT h.who, h.ending, min(log.relation::text) AS relation, bool_or(h.mode = 'AccessExclusiveLock') AS folding
+          FROM log JOIN jobstate.health_holders(patience) h ON h.relation = log.relation
+         WHERE h.mode = 'AccessExclusiveLock' OR h.mode = 'RowExclusiveLock' AND log.is_full
+         GROUP BY h.who, h.ending)
+    SELECT 'unfolded', b.who, 'warning',
+           CASE WHEN b.folding THEN format('holds %s against everybody: who asks for counts waits', b.relation)
+                ELSE format('holds %s, which is full and cannot be folded meanwhile', b.relation) END, b.ending
+      FROM blocked b
+    UNION ALL
+    SELECT 'unfolded', 'counter log', 'warning',
+           format('%s segments with some %s rows are full, and %s; whoever asks for counts reads them', count(*),
+                  sum(l.log_rows), coalesce('the last fold was at ' || date_trunc('second', folded), 'nobody ever folded')),
+           'CALL jobstate.maintain()'
+      FROM log l WHERE l.is_full AND overdue HAVING count(*) > 0
+    UNION ALL
+    SELECT 'unfolded', NULL, 'ok', format('some %s rows of the log wait for a fold', coalesce(sum(l.log_rows), 0)), NULL
+      FROM log l WHERE l.is_full IS NOT NULL AND l.relation::text LIKE '%segment%';
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.health_maintenance(deep boolean, patience interval)
+RETURNS TABLE (check_name text, object text, status text, detail text, fix text)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    folded CONSTANT timestamptz := jobstate.last_fold();
+    auto CONSTANT boolean := current_setting('jobstate.auto_maintain');
+    places CONSTANT integer := current_setting('max_worker_processes');
+    wanted CONSTANT boolean := coalesce(jobstate.log_full_since() < clock_timestamp() - patience, false);
+BEGIN
+    RETURN QUERY
+    SELECT 'maintenance', 'jobstate.auto_maintain', CASE WHEN wanted THEN 'warning' ELSE 'info' END,
+           CASE WHEN wanted THEN 'no worker starts, and nobody calls maintain(): the log is full'
+                ELSE 'no worker starts by itself: somebody has to call maintain() regularly' END,
+           format('ALTER DATABASE %I SET jobstate.auto_maintain = on', current_database())
+     WHERE NOT auto AND NOT pg_is_in_recovery()
+    UNION ALL
+    SELECT 'maintenance', 'max_worker_processes', 'warning',
+           CASE WHEN places = 0 THEN 'there is room for no worker; a new value counts from the server''s next start'
+                ELSE format('a worker is wanted and does not come: there is room for %s, the server''s and its extensions'' together', places) END,
+           CASE WHEN places = 0 THEN 'ALTER SYSTEM SET max_worker_processes = 8' ELSE 'CALL jobstate.maintain()' END
+     WHERE auto AND NOT pg_is_in_recovery() AND (places = 0 OR wanted AND NOT jobstate.worker_is_there())
+    UNION ALL
+    SELECT 'maintenance', NULL, 'ok',
+           CASE WHEN pg_is_in_recovery() THEN 'this is a standby; its primary folds'
+                ELSE coalesce('the last fold was at ' || date_trunc('second', folded), 'nothing was to be folded yet') END, NULL;
+END
+$$;
 
 -- The families that are installed: what install() makes of them since.
 DO $$
