@@ -330,20 +330,29 @@ update_record(StoreUpdate *update, bool *expired)
 	return record;
 }
 
-/* Nothing is given that an update could write, or what is given makes no sense. */
+/* Are there an id and fields?  If so they are taken from the arguments. */
 static bool
-is_unusual(FunctionCallInfo fcinfo, StoreUpdate *update)
+read_update(FunctionCallInfo fcinfo, StoreUpdate *update)
 {
 	Jsonb	   *fields;
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
-		return true;
+		return false;
 	fields = PG_GETARG_JSONB_P(1);
 	if (!JB_ROOT_IS_OBJECT(fields))
-		return true;
+		return false;
+	update->id = PG_GETARG_DATUM(0);
+	update->token = PG_ARGISNULL(2) ? NULL : PG_GETARG_UUID_P(2);
 	jobstate_store_read_given(&update->given, fields);
-	return update->given.nfields == 0 || update->given.has_id ||
-		(update->given.status != NULL && update->given.state_id == 0);
+	return true;
+}
+
+/* Nothing is given that an update could write, or what is given makes no sense. */
+static bool
+is_unusual(JobstateStoreGiven *given)
+{
+	return given->nfields == 0 || given->has_id ||
+		(given->status != NULL && given->state_id == 0);
 }
 
 /* store_update(id, fields, token, upsert) returns jsonb */
@@ -356,16 +365,18 @@ jobstate_store_update(PG_FUNCTION_ARGS)
 	StoreUpdate update;
 	Datum		answer;
 	bool		isnull;
+	bool		complete;
 
 	PreventCommandIfReadOnly("store_update()");
-	if (is_unusual(fcinfo, &update))
+	complete = read_update(fcinfo, &update);
+	if (!complete || is_unusual(&update.given))
 	{
 		answer = ask_sql(&look, "SELECT jobstate.store_unusual($1, $2, $3, $4)", fcinfo, &isnull);
 		if (!isnull)
 			return answer;
+		if (!complete)
+			elog(ERROR, "store_unusual() accepted an update without id or fields");
 	}
-	update.id = PG_GETARG_DATUM(0);
-	update.token = PG_ARGISNULL(2) ? NULL : PG_GETARG_UUID_P(2);
 	for (;;)
 	{
 		bool		expired = false;

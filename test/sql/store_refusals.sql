@@ -38,4 +38,10 @@ BEGIN;
 UPDATE jobstate.store_setting SET ttl = '100000000 years';
 SELECT pg_temp.refusal($$jobstate.store_create('n3', '{}')$$), pg_temp.refusal($$jobstate.store_update('n3', '{"a": 1}', upsert => true)$$);
 ROLLBACK;
+-- what SQL refuses before C writes is not written, if SQL should let it pass
+BEGIN;
+CREATE OR REPLACE FUNCTION jobstate.store_unusual(id text, fields jsonb, token uuid, upsert boolean)
+    RETURNS jsonb LANGUAGE sql AS 'SELECT NULL::jsonb';
+SELECT pg_temp.refusal($$jobstate.store_update(NULL, '{"a": 1}')$$), pg_temp.refusal($$jobstate.store_update('n1', '[]')$$);
+ROLLBACK;
 DELETE FROM jobstate.store;
