@@ -16,10 +16,10 @@ COMMENT ON FUNCTION jobstate.take(regclass, text, text, jsonb, integer) IS
     'claims up to n rows in a state by moving them on, oldest id first, without waiting; returns their ids';
 
 -- Reads the target, as the caller.
-CREATE FUNCTION jobstate.low_end(target regclass, age_column name, condition text, every interval)
+CREATE FUNCTION jobstate.low_end(target regclass, age_column name, condition text, every integer)
     RETURNS timestamptz LANGUAGE c VOLATILE PARALLEL UNSAFE
-    AS 'MODULE_PATHNAME', 'jobstate_low_end_at';
-COMMENT ON FUNCTION jobstate.low_end(regclass, name, text, interval) IS
+    AS 'MODULE_PATHNAME', 'jobstate_low_end';
+COMMENT ON FUNCTION jobstate.low_end(regclass, name, text, integer) IS
     'internal: a time below which an indexed column has no row of a condition, as far as this session has seen; -infinity where it does not know';
 
 -- prune ----------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ DECLARE
     since timestamptz;
 BEGIN
     PERFORM jobstate.require_positive('max_commits', max_commits > 0);
-    since := jobstate.low_end('jobstate.upload_scope', 'check_at', 'check_at IS NOT NULL', '30 s');
+    since := jobstate.low_end('jobstate.upload_scope', 'check_at', 'check_at IS NOT NULL', 30);
     FOR repo_id, commit_sha IN
         SELECT s.repo_id, s.commit_sha FROM jobstate.upload_scope s
          WHERE s.check_at BETWEEN since AND due

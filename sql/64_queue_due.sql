@@ -35,7 +35,7 @@ BEGIN
         BEGIN
             RETURN ARRAY(SELECT w.position
                            FROM (SELECT u.queue, jobstate.low_end('jobstate.job_waiting', 'run_at',
-                                                     format('queue = %L', u.queue), '1 s') AS since
+                                                     format('queue = %L', u.queue), 1) AS since
                                    FROM jobstate.queue u
                                   WHERE $1 IS NULL OR u.queue = $1 OFFSET 0) q
                           CROSS JOIN LATERAL (

@@ -16,7 +16,7 @@ DECLARE
     since timestamptz;
 BEGIN
     PERFORM jobstate.require_positive('n', n > 0);
-    since := jobstate.low_end('jobstate.store', 'check_at', 'check_at IS NOT NULL', '30 s');
+    since := jobstate.low_end('jobstate.store', 'check_at', 'check_at IS NOT NULL', 30);
     UPDATE jobstate.store s
        SET check_at = CASE WHEN s.expires_at > now THEN s.expires_at END,
            expired_at = CASE WHEN s.expires_at <= now THEN s.expires_at END

@@ -21,7 +21,7 @@ DECLARE
     since timestamptz;
 BEGIN
     PERFORM jobstate.require_positive('n', n > 0);
-    since := jobstate.low_end('jobstate.ledger', 'lease_until', 'lease_until IS NOT NULL', '5 s');
+    since := jobstate.low_end('jobstate.ledger', 'lease_until', 'lease_until IS NOT NULL', 5);
     FOR ended IN
         SELECT l.processor, l.item, l.run_id FROM jobstate.ledger l
          WHERE l.lease_until BETWEEN since AND clock_timestamp()

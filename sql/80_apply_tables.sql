@@ -190,9 +190,10 @@ BEGIN
         reaped_at        timestamptz
     ) WITH (fillfactor = 50);
     CREATE INDEX IF NOT EXISTS apply_open ON jobstate.apply (created_at, id) WHERE reaped_at IS NULL;
-    -- whoever creates looks for applies of his database alone
+    -- Whoever creates looks for applies of his database alone.  The condition is not that of apply_open, or else the
+    -- server would take that one for it where few applies are open, and walk over all that were.
     CREATE INDEX IF NOT EXISTS apply_database
-        ON jobstate.apply (database_name, database_type, environment) WHERE reaped_at IS NULL;
+        ON jobstate.apply (database_name, database_type, environment) WHERE coalesce(reaped_at, 'infinity') = 'infinity';
 
     CREATE TABLE IF NOT EXISTS jobstate.apply_target (
         database_name text NOT NULL,

@@ -106,7 +106,7 @@ AS $$
 BEGIN
     SELECT a.id, a.state, o.deployment INTO apply_id, state, deployment
       FROM jobstate.apply a JOIN jobstate.operation o ON o.apply_id = a.id
-     WHERE a.reaped_at IS NULL
+     WHERE coalesce(a.reaped_at, 'infinity') = 'infinity'   -- not reaped, in the words of the index apply_database
        AND a.database_name = $1 AND a.database_type = $2 AND a.environment = $3
        AND o.deployment = ANY ($4)
        AND (a.completed_at IS NULL OR jobstate.apply_is_at_work(a.id))

@@ -238,7 +238,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     since CONSTANT timestamptz := CASE WHEN $2 IS NULL
-        THEN jobstate.low_end('jobstate.apply', 'created_at', 'reaped_at IS NULL', '5 s') ELSE '-infinity' END;
+        THEN jobstate.low_end('jobstate.apply', 'created_at', 'reaped_at IS NULL', 5) ELSE '-infinity' END;
 BEGIN
     RETURN QUERY
         SELECT c.apply_id, c.id

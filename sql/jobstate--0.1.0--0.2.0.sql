@@ -53,11 +53,11 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION jobstate.low_end(target regclass, age_column name, condition text, every interval)
+CREATE OR REPLACE FUNCTION jobstate.low_end(target regclass, age_column name, condition text, every integer)
     RETURNS timestamptz LANGUAGE c VOLATILE PARALLEL UNSAFE
-    AS 'MODULE_PATHNAME', 'jobstate_low_end_at';
+    AS 'MODULE_PATHNAME', 'jobstate_low_end';
 
-COMMENT ON FUNCTION jobstate.low_end(regclass, name, text, interval) IS
+COMMENT ON FUNCTION jobstate.low_end(regclass, name, text, integer) IS
     'internal: a time below which an indexed column has no row of a condition, as far as this session has seen; -infinity where it does not know';
 
 CREATE OR REPLACE FUNCTION jobstate.keep_own() RETURNS trigger
@@ -165,7 +165,7 @@ DECLARE
     since timestamptz;
 BEGIN
     PERFORM jobstate.require_positive('max_commits', max_commits > 0);
-    since := jobstate.low_end('jobstate.upload_scope', 'check_at', 'check_at IS NOT NULL', '30 s');
+    since := jobstate.low_end('jobstate.upload_scope', 'check_at', 'check_at IS NOT NULL', 30);
     FOR repo_id, commit_sha IN
         SELECT s.repo_id, s.commit_sha FROM jobstate.upload_scope s
          WHERE s.check_at BETWEEN since AND due
@@ -331,7 +331,7 @@ BEGIN
         BEGIN
             RETURN ARRAY(SELECT w.position
                            FROM (SELECT u.queue, jobstate.low_end('jobstate.job_waiting', 'run_at',
-                                                     format('queue = %L', u.queue), '1 s') AS since
+                                                     format('queue = %L', u.queue), 1) AS since
                                    FROM jobstate.queue u
                                   WHERE $1 IS NULL OR u.queue = $1 OFFSET 0) q
                           CROSS JOIN LATERAL (
@@ -547,7 +547,7 @@ DECLARE
     since timestamptz;
 BEGIN
     PERFORM jobstate.require_positive('n', n > 0);
-    since := jobstate.low_end('jobstate.store', 'check_at', 'check_at IS NOT NULL', '30 s');
+    since := jobstate.low_end('jobstate.store', 'check_at', 'check_at IS NOT NULL', 30);
     UPDATE jobstate.store s
        SET check_at = CASE WHEN s.expires_at > now THEN s.expires_at END,
            expired_at = CASE WHEN s.expires_at <= now THEN s.expires_at END
@@ -625,7 +625,7 @@ DECLARE
     since timestamptz;
 BEGIN
     PERFORM jobstate.require_positive('n', n > 0);
-    since := jobstate.low_end('jobstate.ledger', 'lease_until', 'lease_until IS NOT NULL', '5 s');
+    since := jobstate.low_end('jobstate.ledger', 'lease_until', 'lease_until IS NOT NULL', 5);
     FOR ended IN
         SELECT l.processor, l.item, l.run_id FROM jobstate.ledger l
          WHERE l.lease_until BETWEEN since AND clock_timestamp()
@@ -755,9 +755,10 @@ BEGIN
         reaped_at        timestamptz
     ) WITH (fillfactor = 50);
     CREATE INDEX IF NOT EXISTS apply_open ON jobstate.apply (created_at, id) WHERE reaped_at IS NULL;
-    -- whoever creates looks for applies of his database alone
+    -- Whoever creates looks for applies of his database alone.  The condition is not that of apply_open, or else the
+    -- server would take that one for it where few applies are open, and walk over all that were.
     CREATE INDEX IF NOT EXISTS apply_database
-        ON jobstate.apply (database_name, database_type, environment) WHERE reaped_at IS NULL;
+        ON jobstate.apply (database_name, database_type, environment) WHERE coalesce(reaped_at, 'infinity') = 'infinity';
 
     CREATE TABLE IF NOT EXISTS jobstate.apply_target (
         database_name text NOT NULL,
@@ -834,6 +835,23 @@ BEGIN
 END
 $$;
 
+CREATE OR REPLACE FUNCTION jobstate.apply_holder(database_name text, database_type text, environment text,
+    deployments text[], OUT apply_id bigint, OUT state text, OUT deployment text)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    SELECT a.id, a.state, o.deployment INTO apply_id, state, deployment
+      FROM jobstate.apply a JOIN jobstate.operation o ON o.apply_id = a.id
+     WHERE coalesce(a.reaped_at, 'infinity') = 'infinity'   -- not reaped, in the words of the index apply_database
+       AND a.database_name = $1 AND a.database_type = $2 AND a.environment = $3
+       AND o.deployment = ANY ($4)
+       AND (a.completed_at IS NULL OR jobstate.apply_is_at_work(a.id))
+     ORDER BY a.id, o.id LIMIT 1;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION jobstate.apply_drivers(apply_id bigint)
 RETURNS bigint
 LANGUAGE plpgsql STABLE
@@ -897,7 +915,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     since CONSTANT timestamptz := CASE WHEN $2 IS NULL
-        THEN jobstate.low_end('jobstate.apply', 'created_at', 'reaped_at IS NULL', '5 s') ELSE '-infinity' END;
+        THEN jobstate.low_end('jobstate.apply', 'created_at', 'reaped_at IS NULL', 5) ELSE '-infinity' END;
 BEGIN
     RETURN QUERY
         SELECT c.apply_id, c.id
@@ -1311,7 +1329,7 @@ BEGIN
     END IF;
     IF pg_catalog.to_regclass('jobstate.apply') IS NOT NULL THEN
         CREATE INDEX IF NOT EXISTS apply_database
-            ON jobstate.apply (database_name, database_type, environment) WHERE reaped_at IS NULL;
+            ON jobstate.apply (database_name, database_type, environment) WHERE coalesce(reaped_at, 'infinity') = 'infinity';
     END IF;
 END
 $$;

@@ -13,8 +13,8 @@
  * somebody set back by hand, or that a rollback brought back; it is found by
  * the next look at everything, which the caller says how often it wants.
  * Where the way is short each look is one at everything, and there is no bound.
- * Nor is there one for a transaction that keeps its snapshot: what that does not
- * see says nothing about what is there.
+ * Nor is there one for a transaction that keeps its snapshot, or where row
+ * security is applied: what they do not see says nothing about what is there.
  */
 #include "postgres.h"
 
@@ -23,18 +23,20 @@
 #include "common/hashfn.h"
 #include "executor/instrument.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rls.h"
 #include "utils/timestamp.h"
 
 #include "catalog.h"
 #include "error.h"
-#include "lowend.h"
 #include "recount.h"
 #include "transition.h"
 
-PG_FUNCTION_INFO_V1(jobstate_low_end_at);
+PG_FUNCTION_INFO_V1(jobstate_low_end);
 
 /* A way of so many pages is short: it costs less than to know better. */
 #define SHORT_WAY		32
@@ -45,19 +47,13 @@ PG_FUNCTION_INFO_V1(jobstate_low_end_at);
 /* A row that is committed later than this after its own time came late. */
 #define LATE			INT64CONST(1000000)
 
-typedef struct LowEndKey
-{
-	Oid			relid;
-	uint32		hash;			/* of the column's name and the condition */
-} LowEndKey;
-
 /* What a session knows of one index */
 typedef struct LowEnd
 {
-	LowEndKey	key;			/* hash key */
+	uint32		hash;			/* hash key: of sql */
+	char	   *sql;			/* what looks at everything */
 	int			long_ways;		/* looks at everything in succession that were long */
-	bool		known;			/* bound is set */
-	int64		bound;			/* no row is below, as far as was seen */
+	TimestampTz bound;			/* no row is below, as far as was seen */
 	TimestampTz looked;			/* when everything was looked at last */
 } LowEnd;
 
@@ -65,9 +61,9 @@ static HTAB *low_ends = NULL;
 
 /* The entry for it; NULL if there are too many. */
 static LowEnd *
-low_end_of(Oid relid, const char *sql)
+low_end_of(const char *sql)
 {
-	LowEndKey	key = {relid, hash_bytes((const unsigned char *) sql, strlen(sql))};
+	uint32		hash = hash_bytes((const unsigned char *) sql, strlen(sql));
 	LowEnd	   *end;
 	bool		found;
 
@@ -75,130 +71,108 @@ low_end_of(Oid relid, const char *sql)
 	{
 		HASHCTL		ctl;
 
-		ctl.keysize = sizeof(LowEndKey);
+		ctl.keysize = sizeof(uint32);
 		ctl.entrysize = sizeof(LowEnd);
 		low_ends = hash_create("jobstate low ends", 64, &ctl, HASH_ELEM | HASH_BLOBS);
 	}
-	if (hash_get_num_entries(low_ends) >= MAX_LOW_ENDS)
-		return hash_search(low_ends, &key, HASH_FIND, NULL);
-	end = hash_search(low_ends, &key, HASH_ENTER, &found);
-	if (!found)
+	end = hash_search(low_ends, &hash, HASH_FIND, NULL);
+	if (end == NULL && hash_get_num_entries(low_ends) < MAX_LOW_ENDS)
 	{
+		char	   *copy = MemoryContextStrdup(TopMemoryContext, sql);
+
+		end = hash_search(low_ends, &hash, HASH_ENTER, &found);
+		end->sql = copy;
 		end->long_ways = 0;
-		end->known = false;
-		end->bound = 0;
-		end->looked = 0;
+		end->bound = end->looked = 0;
 	}
-	return end;
+	return end != NULL && strcmp(end->sql, sql) == 0 ? end : NULL;
 }
 
 /* Runs the query for the first row; tells the pages that it looked at. */
 static bool
-first_row(const char *sql, JobstateParams *params, int64 *first, int64 *pages)
+first_row(const char *sql, TimestampTz since, TimestampTz *first, int64 *pages)
 {
+	JobstateParams params = {0};
 	SPIPlanPtr	plan;
 	int64		before;
 	bool		found;
 	bool		isnull;
 
+	(void) jobstate_param(&params, TIMESTAMPTZOID, TimestampTzGetDatum(since));
 	jobstate_spi_connect();
-	plan = jobstate_kept_plan(sql, params);
+	plan = jobstate_kept_plan(sql, &params);
 	before = pgBufferUsage.shared_blks_hit + pgBufferUsage.shared_blks_read;
-	if (SPI_execute_plan(plan, params->value, params->null, false, 0) != SPI_OK_SELECT)
+	if (SPI_execute_plan(plan, params.value, params.null, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "unexpected result of \"%s\"", sql);
 	*pages = pgBufferUsage.shared_blks_hit + pgBufferUsage.shared_blks_read - before;
 	found = SPI_processed > 0;
 	if (found)
-		*first = DatumGetInt64(jobstate_spi_value(0, 1, &isnull));
+		*first = DatumGetTimestampTz(jobstate_spi_value(0, 1, &isnull));
 	jobstate_spi_finish();
 	return found;
 }
 
+/* A long way counts once it was long twice: first there are caches to be filled. */
+static bool
+is_known(LowEnd *end)
+{
+	return end->long_ways > 1;
+}
+
 /*
  * Looks for the first row, from the bound or from the start, and keeps where it
- * was.  Times stay behind the clock, so that what is committed a little late is
- * above the bound.  A long way counts once it was long twice: the first time it
- * may have been the caches that had to be filled.
+ * was.  The bound stays behind the clock, so that what is committed a little late
+ * is above it.
  */
 static void
-look(LowEnd *end, const char *sql, Oid type, bool from_start, TimestampTz now)
+look(LowEnd *end, const char *column, int64 every)
 {
-	JobstateParams params = {0};
-	int64		first = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	bool		from_start = !is_known(end) || now < end->looked || now - end->looked >= every;
+	TimestampTz first;
 	int64		pages;
-	bool		found;
 
-	(void) jobstate_param(&params, type, Int64GetDatum(end->bound));
-	found = first_row(sql, &params, &first, &pages);
+	if (!first_row(psprintf("%s AND %s %s ORDER BY %s LIMIT 1", end->sql, column,
+							from_start ? "IS NOT NULL" : "OPERATOR(pg_catalog.>=) $1", column),
+				   end->bound, &first, &pages))
+		first = now;
 	if (from_start)
 	{
 		end->long_ways = pages > SHORT_WAY ? end->long_ways + 1 : 0;
 		end->looked = now;
-		end->known = false;
 	}
-	if (type == TIMESTAMPTZOID)
-		first = found ? Min(first, now - LATE) : now - LATE;
-	else if (!found)
-		return;
-	end->bound = first;
-	end->known = end->long_ways > 1;
-}
-
-/* What the column is compared as: any integer as a bigint */
-static Oid
-compared_as(Oid relid, const char *column)
-{
-	Oid			type = getBaseType(get_atttype(relid, get_attnum(relid, column)));
-
-	return type == INT2OID || type == INT4OID ? INT8OID : type;
+	end->bound = Min(first, now - LATE);
 }
 
 /*
- * Is there a bound below which this column has no row of the condition?  An index
- * begins with it.  Its type is bigint, which stands for all integers, or
- * timestamptz; there is no bound where it has another one.  Everything is looked
- * at once in so many microseconds.
+ * low_end(target, age_column, condition, every) returns timestamptz: from where on
+ * this column, a timestamptz, has rows of the condition.  An index begins with it.
+ * Everything is looked at once in so many seconds.
  */
-bool
-jobstate_low_end(Oid relid, const char *column, Oid type, const char *condition,
-				 int64 every, int64 *bound)
-{
-	const char *name = quote_identifier(column);
-	TimestampTz now = GetCurrentTimestamp();
-	bool		from_start;
-	LowEnd	   *end;
-	char	   *all;
-
-	if (compared_as(relid, column) != type || IsolationUsesXactSnapshot())
-		return false;
-	all = psprintf("SELECT %s::%s AS low_end FROM %s WHERE %s", name, format_type_be_qualified(type),
-				   jobstate_table_rows(relid), condition);
-	end = low_end_of(relid, all);
-	if (end == NULL)
-		return false;
-	from_start = !end->known || now < end->looked || now - end->looked >= every;
-	look(end, psprintf("%s AND %s %s ORDER BY %s LIMIT 1", all, name,
-					   from_start ? "IS NOT NULL" : "OPERATOR(pg_catalog.>=) $1", name),
-		 type, from_start, now);
-	*bound = end->bound;
-	return end->known;
-}
-
-/* low_end(target, age_column, condition, every) returns timestamptz */
 Datum
-jobstate_low_end_at(PG_FUNCTION_ARGS)
+jobstate_low_end(PG_FUNCTION_ARGS)
 {
 	static const char *const argument[] = {"target", "age_column", "condition", "every"};
-	Interval   *every;
-	int64		bound;
+	Oid			relid;
+	const char *column;
+	LowEnd	   *end;
 	int			i;
 
 	for (i = 0; i < 4; i++)
 		if (PG_ARGISNULL(i))
 			jobstate_error_null(argument[i]);
-	every = PG_GETARG_INTERVAL_P(3);
-	if (!jobstate_low_end(PG_GETARG_OID(0), NameStr(*PG_GETARG_NAME(1)), TIMESTAMPTZOID,
-						  text_to_cstring(PG_GETARG_TEXT_PP(2)), every->time, &bound))
+	relid = PG_GETARG_OID(0);
+	column = quote_identifier(NameStr(*PG_GETARG_NAME(1)));
+	if (IsolationUsesXactSnapshot() ||
+		get_atttype(relid, get_attnum(relid, NameStr(*PG_GETARG_NAME(1)))) != TIMESTAMPTZOID ||
+		check_enable_rls(relid, InvalidOid, true) == RLS_ENABLED)
 		PG_RETURN_TIMESTAMPTZ(DT_NOBEGIN);
-	PG_RETURN_TIMESTAMPTZ((TimestampTz) bound);
+	end = low_end_of(psprintf("SELECT %s FROM %s WHERE %s", column, jobstate_table_rows(relid),
+							  text_to_cstring(PG_GETARG_TEXT_PP(2))));
+	if (end == NULL)
+		PG_RETURN_TIMESTAMPTZ(DT_NOBEGIN);
+	look(end, column, (int64) PG_GETARG_INT32(3) * USECS_PER_SEC);
+	if (!is_known(end))
+		PG_RETURN_TIMESTAMPTZ(DT_NOBEGIN);
+	PG_RETURN_TIMESTAMPTZ(end->bound);
 }

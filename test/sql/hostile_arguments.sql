@@ -16,6 +16,9 @@ SELECT * FROM jobstate.check(1::regclass, 'm', 'state');
 -- a table that is no parent has no wrong children
 SELECT jobstate.health_underived('pg_class') IS NULL AS no_parent;
 
+-- nor has one that is not there a low end
+SELECT jobstate.low_end(1::regclass, 'at', 'true', 1), jobstate.low_end('pg_class', 'no such', 'true', 1);
+
 -- an attached table is looked at by a column that it has
 SELECT jobstate.define_machine('regress_m', '{"a": 1, "b": 2}', '{a -> b}');
 CREATE TABLE regress_t (id int PRIMARY KEY, state text, "odd ""name" text);

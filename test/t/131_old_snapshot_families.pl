@@ -108,7 +108,7 @@ $holder->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
 # like any other.
 my %verb = (
 	'the end of a run' => [80, q{SELECT jobstate.ledger_end_run('facts', token) FROM jobstate.ledger_begin_run('facts')}],
-	'the search for who has a deployment' => [100, q{SELECT jobstate.apply_holder('another', 'mysql', 'production', '{eu}')}],
+	'the search for who has a deployment' => [25, q{SELECT jobstate.apply_holder('another', 'mysql', 'production', '{eu}')}],
 	'the search for leases that ended' => [25, q{SELECT jobstate.ledger_expire('facts')}],
 	'a claim of any operation' => [25, q{SELECT count(*) FROM jobstate.operation_claim('driver')}],
 	'the sweep of uploads' => [25, q{SELECT count(*) FROM jobstate.upload_rescue()}],
