@@ -199,7 +199,7 @@ class Crash(Harness):
     def settle(self):
         """Nobody helps: leases run out, and the rest is claimed and completed."""
         history = self.history
-        until = time.monotonic() + 60
+        until = time.monotonic() + 180
         while time.monotonic() < until:
             claimed = self.db.execute("SELECT id, token FROM jobstate.claim('work', 'last', 100)").fetchall()
             ids, tokens = [id for id, _ in claimed], [token for _, token in claimed]

@@ -61,7 +61,7 @@ is($node->safe_psql('app', $done), 'f', 'but that does not touch the queue');
 
 $node->safe_psql('app', $fill x 8, @options);
 my $is_done = 0;
-for (1 .. 60)
+for (1 .. $PostgreSQL::Test::Utils::timeout_default)
 {
 	$is_done = $node->safe_psql('app', $done) eq 't';
 	last if $is_done;
