@@ -108,4 +108,16 @@ SELECT pg_temp.derived_after('ALTER TABLE regress_d.parent ALTER ended TYPE text
 SELECT pg_temp.derived_after('ALTER TABLE regress_d.parent ALTER ended TYPE date');
 SELECT pg_temp.derived_after('ALTER TABLE regress_d.parent ALTER reason TYPE bytea USING NULL');
 SELECT pg_temp.derived_after('ALTER TABLE regress_d.parent ALTER reason TYPE varchar');
+
+-- An index of another equality than its column's does not find children of another parent.
+CREATE COLLATION regress_d.nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+CREATE TABLE regress_d.named (id text PRIMARY KEY, state text NOT NULL DEFAULT 'new');
+CREATE TABLE regress_d.of_named (id int PRIMARY KEY, parent text, state text NOT NULL DEFAULT 'new');
+CREATE INDEX ON regress_d.of_named (parent COLLATE regress_d.nocase);
+SELECT jobstate.attach(t, 'regress_d', 'state') FROM unnest('{regress_d.named,regress_d.of_named}'::regclass[]) t;
+SELECT jobstate.derive('regress_d.named', 'regress_d.of_named', 'parent', 'regress_d');
+INSERT INTO regress_d.named VALUES ('a'), ('A');
+INSERT INTO regress_d.of_named VALUES (1, 'a', 'done'), (2, 'A', 'busy');
+SELECT jobstate.derive_now();
+SELECT id, state FROM regress_d.named ORDER BY id COLLATE "C";
 ROLLBACK;
