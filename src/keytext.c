@@ -298,7 +298,7 @@ jobstate_key_to_jsonb(JobstateKeySpec *spec, text *stored)
 {
 	JsonbParseState *state = NULL;
 	JsonbValue	null_value;
-	char	   *string[JOBSTATE_MAX_GROUP];
+	char	   *string[JOBSTATE_MAX_GROUP] = {NULL};
 	int			nest = 0;
 	int			i;
 
@@ -310,7 +310,6 @@ jobstate_key_to_jsonb(JobstateKeySpec *spec, text *stored)
 	for (i = 0; i < spec->ncolumns; i++)
 	{
 		push_string(&state, WJB_KEY, NameStr(spec->column[i].name));
-		/* NOLINTNEXTLINE(clang-analyzer-core.UndefinedBinaryOperatorResult): split() sets them all */
 		if (string[i] == NULL)
 			(void) pushJsonbValue(&state, WJB_VALUE, &null_value);
 		else
