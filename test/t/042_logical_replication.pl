@@ -241,8 +241,10 @@ is(eval join('+', split /\n/, $claimed), $left, 'every available job is found by
 cmp_ok($left, '>', 20, 'and there were some');
 is($sub->safe_psql('new', q{SELECT * FROM jobstate.verify()}), '', 'and the counts are right');
 
-my $version = $sub->safe_psql('postgres', 'SHOW server_version_num');
 $sub->stop;
-unlike(slurp_file($sub->logfile), qr/WARNING: .*not closed/, 'the apply worker left nothing open') if $version < 170000;
+# Some servers (15.18, 17, 18) that apply changes by the root of partitions leave these open where they have a trigger,
+# whosever it is.
+is(join("\n", grep { /WARNING: .*not closed/ && !/relation "part_[ab]"/ } split /\n/, slurp_file($sub->logfile)), '',
+	'the apply worker left nothing open');
 unlike(slurp_file($_->logfile), qr/PANIC|TRAP|signal 11|40P01/, $_->name . ' did not crash') for $pub, $sub;
 done_testing();
