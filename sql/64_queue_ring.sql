@@ -233,7 +233,9 @@ COMMENT ON FUNCTION jobstate.queue_slot_rest(integer, boolean)
     IS 'internal: the jobs that have to leave a slot before it is emptied';
 
 -- queue_slot_empty: rolls a slot up and truncates it.  NULL where it is in use, or
--- something came up that has to stay.
+-- something came up that has to stay.  Whoever has emptied a slot in this transaction
+-- does not wait for another: a reader of that may wait for the first one, and would be
+-- told of a deadlock.
 -- Writes: job, rollup.  Locks: the slot against everybody, if it can be had at once.
 CREATE FUNCTION jobstate.queue_slot_empty(slot integer, needed boolean, OUT carried bigint, OUT rolled_up bigint)
 LANGUAGE plpgsql
@@ -241,9 +243,13 @@ SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '10ms'
 AS $$
 DECLARE
+    holds CONSTANT boolean := EXISTS (
+        SELECT FROM pg_locks k JOIN pg_inherits i ON i.inhrelid = k.relation
+         WHERE k.pid = pg_backend_pid() AND k.locktype = 'relation' AND k.mode = 'AccessExclusiveLock'
+           AND i.inhparent = 'jobstate.job'::regclass);
     rest bigint[];
 BEGIN
-    EXECUTE format('LOCK TABLE jobstate.%I IN ACCESS EXCLUSIVE MODE', 'job_' || slot);
+    EXECUTE format('LOCK TABLE jobstate.%I IN ACCESS EXCLUSIVE MODE %s', 'job_' || slot, CASE WHEN holds THEN 'NOWAIT' END);
     rest := jobstate.queue_slot_rest(slot, needed);
     IF rest IS NULL THEN
         RAISE lock_not_available;

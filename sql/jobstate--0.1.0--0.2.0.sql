@@ -485,9 +485,13 @@ SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '10ms'
 AS $$
 DECLARE
+    holds CONSTANT boolean := EXISTS (
+        SELECT FROM pg_locks k JOIN pg_inherits i ON i.inhrelid = k.relation
+         WHERE k.pid = pg_backend_pid() AND k.locktype = 'relation' AND k.mode = 'AccessExclusiveLock'
+           AND i.inhparent = 'jobstate.job'::regclass);
     rest bigint[];
 BEGIN
-    EXECUTE format('LOCK TABLE jobstate.%I IN ACCESS EXCLUSIVE MODE', 'job_' || slot);
+    EXECUTE format('LOCK TABLE jobstate.%I IN ACCESS EXCLUSIVE MODE %s', 'job_' || slot, CASE WHEN holds THEN 'NOWAIT' END);
     rest := jobstate.queue_slot_rest(slot, needed);
     IF rest IS NULL THEN
         RAISE lock_not_available;
@@ -1320,6 +1324,7 @@ BEGIN
                 ELSE coalesce('the last fold was at ' || date_trunc('second', folded), 'nothing was to be folded yet') END, NULL;
 END
 $$;
+
 
 -- The families that are installed: what install() makes of them since.
 DO $$
