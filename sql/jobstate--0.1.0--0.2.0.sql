@@ -488,7 +488,7 @@ DECLARE
     holds CONSTANT boolean := EXISTS (
         SELECT FROM pg_locks k JOIN pg_inherits i ON i.inhrelid = k.relation
          WHERE k.pid = pg_backend_pid() AND k.locktype = 'relation' AND k.mode = 'AccessExclusiveLock'
-           AND i.inhparent = 'jobstate.job'::regclass);
+           AND i.inhparent = to_regclass('jobstate.job'));
     rest bigint[];
 BEGIN
     EXECUTE format('LOCK TABLE jobstate.%I IN ACCESS EXCLUSIVE MODE %s', 'job_' || slot, CASE WHEN holds THEN 'NOWAIT' END);
