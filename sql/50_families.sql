@@ -74,22 +74,36 @@ $$;
 COMMENT ON FUNCTION jobstate.require_json(text, jsonb, text)
     IS 'raises 22004 or 22023 with the argument''s name unless the value is an object, or an array';
 
+-- hooks: functions of the extension by prefix and types of arguments.  Only members
+-- of the extension count that its tables' owner has, so nobody can plant one: the
+-- database's owner, who may create the extension, can make his functions members.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.hooks(prefix text, arguments text)
+RETURNS SETOF name
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p.proname
+      FROM pg_proc p
+      JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+      JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
+     WHERE d.deptype = 'e' AND e.extname = 'jobstate'
+       AND p.pronamespace = 'jobstate'::regnamespace
+       AND p.proowner = (SELECT c.relowner FROM pg_class c WHERE c.oid = 'jobstate.attachment'::regclass)
+       AND starts_with(p.proname, prefix) AND oidvectortypes(p.proargtypes) = arguments
+     ORDER BY p.proname
+$$;
+COMMENT ON FUNCTION jobstate.hooks(text, text)
+    IS 'internal: the functions that install(), health() and metrics ask';
+
 -- family_names: every function install_<family>() of the extension is a family.
--- Only members of the extension count, so nobody can plant one.
 -- Writes nothing, locks nothing.
 CREATE FUNCTION jobstate.family_names()
 RETURNS SETOF text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT substr(p.proname, length('install_') + 1)
-      FROM pg_proc p
-      JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
-      JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
-     WHERE d.deptype = 'e' AND e.extname = 'jobstate'
-       AND p.pronamespace = 'jobstate'::regnamespace
-       AND starts_with(p.proname, 'install_') AND p.pronargs = 0
-     ORDER BY 1
+    SELECT substr(h, length('install_') + 1) FROM jobstate.hooks('install_', '') h
 $$;
 COMMENT ON FUNCTION jobstate.family_names()
     IS 'the families that install() knows';

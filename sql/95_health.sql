@@ -9,28 +9,6 @@
 -- it found; health() leaves out the "ok" where there is something.  A fix is SQL that
 -- mends it as it stands, for who has the right to.
 
--- hooks: functions of the extension by prefix and types of arguments.  Only members
--- of the extension count that its tables' owner has, so nobody can plant one: the
--- database's owner, who may create the extension, can make his functions members.
--- Writes nothing, locks nothing.
-CREATE FUNCTION jobstate.hooks(prefix text, arguments text)
-RETURNS SETOF name
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT p.proname
-      FROM pg_proc p
-      JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
-      JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
-     WHERE d.deptype = 'e' AND e.extname = 'jobstate'
-       AND p.pronamespace = 'jobstate'::regnamespace
-       AND p.proowner = (SELECT c.relowner FROM pg_class c WHERE c.oid = 'jobstate.attachment'::regclass)
-       AND starts_with(p.proname, prefix) AND oidvectortypes(p.proargtypes) = arguments
-     ORDER BY p.proname
-$$;
-COMMENT ON FUNCTION jobstate.hooks(text, text)
-    IS 'internal: the functions that health() and metrics ask';
-
 -- can_read: are all these relations there, and may the caller read them, all rows?
 -- Writes nothing, locks nothing.
 CREATE FUNCTION jobstate.can_read(VARIADIC relations text[])

@@ -112,6 +112,33 @@ $$;
 COMMENT ON FUNCTION jobstate.require_json(text, jsonb, text)
     IS 'raises 22004 or 22023 with the argument''s name unless the value is an object, or an array';
 
+CREATE OR REPLACE FUNCTION jobstate.hooks(prefix text, arguments text)
+RETURNS SETOF name
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p.proname
+      FROM pg_proc p
+      JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+      JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
+     WHERE d.deptype = 'e' AND e.extname = 'jobstate'
+       AND p.pronamespace = 'jobstate'::regnamespace
+       AND p.proowner = (SELECT c.relowner FROM pg_class c WHERE c.oid = 'jobstate.attachment'::regclass)
+       AND starts_with(p.proname, prefix) AND oidvectortypes(p.proargtypes) = arguments
+     ORDER BY p.proname
+$$;
+
+COMMENT ON FUNCTION jobstate.hooks(text, text)
+    IS 'internal: the functions that install(), health() and metrics ask';
+
+CREATE OR REPLACE FUNCTION jobstate.family_names()
+RETURNS SETOF text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT substr(h, length('install_') + 1) FROM jobstate.hooks('install_', '') h
+$$;
+
 CREATE OR REPLACE FUNCTION jobstate.upload_apply_results(results jsonb, token uuid DEFAULT NULL,
     OUT merged bigint, OUT failed bigint)
 LANGUAGE plpgsql
@@ -1120,22 +1147,6 @@ BEGIN
                     jobstate.apply_control_request, jobstate.apply_target TO %s', worker);
     EXECUTE format('GRANT SELECT ON jobstate.apply_policy TO %s', worker);
 END
-$$;
-
-CREATE OR REPLACE FUNCTION jobstate.hooks(prefix text, arguments text)
-RETURNS SETOF name
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT p.proname
-      FROM pg_proc p
-      JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
-      JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
-     WHERE d.deptype = 'e' AND e.extname = 'jobstate'
-       AND p.pronamespace = 'jobstate'::regnamespace
-       AND p.proowner = (SELECT c.relowner FROM pg_class c WHERE c.oid = 'jobstate.attachment'::regclass)
-       AND starts_with(p.proname, prefix) AND oidvectortypes(p.proargtypes) = arguments
-     ORDER BY p.proname
 $$;
 
 CREATE OR REPLACE FUNCTION jobstate.log_full_since()

@@ -61,12 +61,15 @@ as('regress_owner', q{
 		BEGIN INSERT INTO public.caught (what) VALUES ('health'); END $$;
 	CREATE FUNCTION jobstate.metrics_evil() RETURNS TABLE (name text, labels jsonb, value numeric) LANGUAGE plpgsql AS $$
 		BEGIN INSERT INTO public.caught (what) VALUES ('metrics'); END $$;
+	CREATE FUNCTION jobstate.install_evil() RETURNS void LANGUAGE sql AS $$ INSERT INTO public.caught (what) VALUES ('install') $$;
+	ALTER EXTENSION jobstate ADD FUNCTION jobstate.install_evil;
 	ALTER EXTENSION jobstate ADD FUNCTION jobstate.maintain_evil;
 	ALTER EXTENSION jobstate ADD FUNCTION jobstate.health_evil;
 	ALTER EXTENSION jobstate ADD FUNCTION jobstate.metrics_evil});
 as($superuser, 'CALL jobstate.maintain()');
 as($superuser, 'SELECT * FROM jobstate.health()');
 as($superuser, 'SELECT * FROM jobstate.metrics');
+like(error_as($superuser, q{SELECT jobstate.install('evil')}), qr/family "evil" does not exist/, 'what was planted is no family');
 is(as($superuser, 'SELECT count(*) FROM public.caught'), '0', 'a superuser who maintains and looks runs no member that was planted');
 
 # The other ways to it are closed by the server.
