@@ -120,33 +120,24 @@ $$;
 COMMENT ON FUNCTION jobstate.apply_requested(bigint, text[])
     IS 'whether one of these requests to an apply is open';
 
--- apply_drivers: how many of an apply's operations are leased.
--- apply_is_full: whether that is as many as may be.
--- Write nothing, lock nothing.
-CREATE FUNCTION jobstate.apply_drivers(apply_id bigint)
+-- apply_full: how many of an apply's operations are leased, if that is as many as may be;
+-- NULL if there is room.
+-- Writes nothing, locks nothing.
+CREATE FUNCTION jobstate.apply_full(apply_id bigint)
 RETURNS bigint
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 BEGIN
-    RETURN (SELECT count(*) FROM jobstate.operation o WHERE o.apply_id = $1 AND o.lease_until > clock_timestamp());
+    RETURN (SELECT d.drivers FROM jobstate.apply a,
+                   LATERAL (SELECT count(*) AS drivers FROM jobstate.operation o
+                             WHERE o.apply_id = $1 AND o.lease_until > clock_timestamp()) d
+             WHERE a.id = $1 AND d.drivers >= a.max_drivers);
 END
 $$;
-COMMENT ON FUNCTION jobstate.apply_drivers(bigint)
-    IS 'internal: how many operations of an apply are leased';
-
-CREATE FUNCTION jobstate.apply_is_full(apply_id bigint)
-RETURNS boolean
-LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    RETURN (SELECT jobstate.apply_drivers(a.id) >= a.max_drivers FROM jobstate.apply a WHERE a.id = $1);
-END
-$$;
-COMMENT ON FUNCTION jobstate.apply_is_full(bigint)
-    IS 'internal: whether as many operations of an apply are leased as may be';
+COMMENT ON FUNCTION jobstate.apply_full(bigint)
+    IS 'internal: how many operations of an apply are leased, if no other may be; NULL if one may';
 
 -- operation_state_blocker: what keeps an operation from being claimed, as far as its
 -- own state, its parent's and the requests go.
@@ -215,10 +206,7 @@ BEGIN
     IF blocker IS NULL AND o.begins THEN
         blocker := jobstate.operation_sibling_blocker(o.apply_id, $1, $2);
     END IF;
-    IF blocker IS NULL AND jobstate.apply_is_full(o.apply_id) THEN
-        blocker := format('%s drivers are at work', jobstate.apply_drivers(o.apply_id));
-    END IF;
-    RETURN blocker;
+    RETURN coalesce(blocker, jobstate.apply_full(o.apply_id) || ' drivers are at work');
 END
 $$;
 COMMENT ON FUNCTION jobstate.operation_blocker(bigint, boolean)

@@ -61,7 +61,7 @@ BEGIN
         PERFORM jobstate.apply_refuse('not running', $1, held.state);
     ELSIF held.lease_until IS NULL OR held.lease_until <= clock_timestamp() THEN
         PERFORM jobstate.apply_hold(held.apply_id);
-        IF jobstate.apply_is_full(held.apply_id) THEN
+        IF jobstate.apply_full(held.apply_id) IS NOT NULL THEN
             PERFORM jobstate.apply_refuse('replaced', $1);
         END IF;
     END IF;

@@ -883,32 +883,22 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION jobstate.apply_drivers(apply_id bigint)
+CREATE OR REPLACE FUNCTION jobstate.apply_full(apply_id bigint)
 RETURNS bigint
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 BEGIN
-    RETURN (SELECT count(*) FROM jobstate.operation o WHERE o.apply_id = $1 AND o.lease_until > clock_timestamp());
+    RETURN (SELECT d.drivers FROM jobstate.apply a,
+                   LATERAL (SELECT count(*) AS drivers FROM jobstate.operation o
+                             WHERE o.apply_id = $1 AND o.lease_until > clock_timestamp()) d
+             WHERE a.id = $1 AND d.drivers >= a.max_drivers);
 END
 $$;
 
-COMMENT ON FUNCTION jobstate.apply_drivers(bigint)
-    IS 'internal: how many operations of an apply are leased';
-
-CREATE OR REPLACE FUNCTION jobstate.apply_is_full(apply_id bigint)
-RETURNS boolean
-LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    RETURN (SELECT jobstate.apply_drivers(a.id) >= a.max_drivers FROM jobstate.apply a WHERE a.id = $1);
-END
-$$;
-
-COMMENT ON FUNCTION jobstate.apply_is_full(bigint)
-    IS 'internal: whether as many operations of an apply are leased as may be';
+COMMENT ON FUNCTION jobstate.apply_full(bigint)
+    IS 'internal: how many operations of an apply are leased, if no other may be; NULL if one may';
 
 CREATE OR REPLACE FUNCTION jobstate.operation_blocker(operation_id bigint, cutover boolean DEFAULT false)
 RETURNS text
@@ -931,10 +921,7 @@ BEGIN
     IF blocker IS NULL AND o.begins THEN
         blocker := jobstate.operation_sibling_blocker(o.apply_id, $1, $2);
     END IF;
-    IF blocker IS NULL AND jobstate.apply_is_full(o.apply_id) THEN
-        blocker := format('%s drivers are at work', jobstate.apply_drivers(o.apply_id));
-    END IF;
-    RETURN blocker;
+    RETURN coalesce(blocker, jobstate.apply_full(o.apply_id) || ' drivers are at work');
 END
 $$;
 
@@ -1022,7 +1009,7 @@ BEGIN
         PERFORM jobstate.apply_refuse('not running', $1, held.state);
     ELSIF held.lease_until IS NULL OR held.lease_until <= clock_timestamp() THEN
         PERFORM jobstate.apply_hold(held.apply_id);
-        IF jobstate.apply_is_full(held.apply_id) THEN
+        IF jobstate.apply_full(held.apply_id) IS NOT NULL THEN
             PERFORM jobstate.apply_refuse('replaced', $1);
         END IF;
     END IF;
