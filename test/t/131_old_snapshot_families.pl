@@ -148,5 +148,21 @@ for my $what (sort keys %verb)
 	  or diag("$before{$what} pages, then $after{$what}");
 }
 
+# What a session knows is a bound for who sees all rows by a new snapshot, and for nobody else.
+my $low = q{SELECT jobstate.low_end('jobstate.ledger', 'lease_until', 'lease_until IS NOT NULL', 5) > '-infinity';};
+is($node->safe_psql('postgres', qq{
+	CREATE ROLE regress_tenant;
+	GRANT SELECT ON jobstate.ledger TO regress_tenant;
+	CREATE POLICY own ON jobstate.ledger USING (processor = 'own');
+	ALTER TABLE jobstate.ledger ENABLE ROW LEVEL SECURITY;
+	$low $low $low
+	SET ROLE regress_tenant;
+	$low $low $low
+	RESET ROLE;
+	BEGIN ISOLATION LEVEL REPEATABLE READ;
+	$low
+	COMMIT;
+	$low}), join("\n", qw(f t t f f f f t)), 'no bound where row security or an own snapshot hides rows');
+
 $holder->quit;
 done_testing();
