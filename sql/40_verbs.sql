@@ -22,6 +22,13 @@ CREATE FUNCTION jobstate.low_end(target regclass, age_column name, condition tex
 COMMENT ON FUNCTION jobstate.low_end(regclass, name, text, integer) IS
     'internal: a time below which an indexed column has no row of a condition, as far as this session has seen; -infinity where it does not know';
 
+-- Reads the target, as the caller.
+CREATE FUNCTION jobstate.low_ends(target regclass, age_column name, condition text, every integer)
+    RETURNS timestamptz[] LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'jobstate_low_ends';
+COMMENT ON FUNCTION jobstate.low_ends(regclass, name, text, integer) IS
+    'internal: the times that an indexed column has in rows of a condition, and at last one below which it has no other, as far as this session has seen; -infinity where it does not know';
+
 -- prune ----------------------------------------------------------------------------------
 
 -- Deletes from the target as the caller, and writes rollup.

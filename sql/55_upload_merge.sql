@@ -5,7 +5,11 @@
 -- batch whose lease ran out is given again under another token.  Failed uploads
 -- are in the batch too: marking it merged is what makes them errors.
 -- Commit before merging: the lease only protects what others can see.
--- Writes: upload.  Locks: the uploads, with SKIP LOCKED; waits for nobody.
+-- An empty batch means that there is nothing, because whoever was told to merge would
+-- not be told again: where all there is is locked, as upload_take() leaves what was
+-- finished before it came to it, this waits for the first that becomes free.
+-- Writes: upload.  Locks: the uploads, with SKIP LOCKED; waits for one if there is
+-- no other.
 CREATE FUNCTION jobstate.upload_take_for_merging(repo_id bigint, commit_sha text,
     batch_size integer DEFAULT 10, lease interval DEFAULT '300 s')
 RETURNS TABLE (upload_id bigint, token uuid, lease_until timestamptz, success boolean, storage_path text)
@@ -22,22 +26,32 @@ BEGIN
     PERFORM jobstate.require_argument('commit_sha', sha);
     PERFORM jobstate.require_positive('batch_size', batch_size > 0);
     PERFORM jobstate.require_positive('lease', lease > interval '0');
-    RETURN QUERY
-        WITH batch AS MATERIALIZED (
-            SELECT u.id FROM jobstate.upload u
-             WHERE u.repo_id = repo AND u.commit_sha = sha AND u.state_id = 2
-               AND coalesce(u.report_type, 'coverage') = 'coverage'
-               AND (u.merge_until IS NULL OR u.merge_until <= clock_timestamp())
-             ORDER BY u.id LIMIT batch_size
-               FOR NO KEY UPDATE SKIP LOCKED),
-        taken AS (
-            UPDATE jobstate.upload u
-               SET merge_token = fresh, merge_until = clock_timestamp() + lease
-              FROM batch b
-             WHERE u.repo_id = repo AND u.commit_sha = sha AND u.id = b.id
-            RETURNING u.id, u.merge_token, u.merge_until,
-                      u.succeeded IS NOT FALSE, u.storage_path)
-        SELECT t.* FROM taken t ORDER BY t.id;
+    FOR turn IN 1 .. 2 LOOP
+        RETURN QUERY
+            WITH batch AS MATERIALIZED (
+                SELECT u.id FROM jobstate.upload u
+                 WHERE u.repo_id = repo AND u.commit_sha = sha AND u.state_id = 2
+                   AND coalesce(u.report_type, 'coverage') = 'coverage'
+                   AND (u.merge_until IS NULL OR u.merge_until <= clock_timestamp())
+                 ORDER BY u.id LIMIT batch_size
+                   FOR NO KEY UPDATE SKIP LOCKED),
+            taken AS (
+                UPDATE jobstate.upload u
+                   SET merge_token = fresh, merge_until = clock_timestamp() + lease
+                  FROM batch b
+                 WHERE u.repo_id = repo AND u.commit_sha = sha AND u.id = b.id
+                RETURNING u.id, u.merge_token, u.merge_until,
+                          u.succeeded IS NOT FALSE, u.storage_path)
+            SELECT t.* FROM taken t ORDER BY t.id;
+        EXIT WHEN FOUND;
+        PERFORM FROM jobstate.upload u
+          WHERE u.repo_id = repo AND u.commit_sha = sha AND u.state_id = 2
+            AND coalesce(u.report_type, 'coverage') = 'coverage'
+            AND (u.merge_until IS NULL OR u.merge_until <= clock_timestamp())
+          ORDER BY u.id LIMIT 1
+            FOR NO KEY UPDATE;
+        EXIT WHEN NOT FOUND;
+    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION jobstate.upload_take_for_merging(bigint, text, integer, interval)

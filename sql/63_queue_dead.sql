@@ -251,6 +251,7 @@ CREATE FUNCTION jobstate.discard(queue text DEFAULT NULL, kind text DEFAULT NULL
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
 AS $$
 DECLARE
     held bigint[] := jobstate.queue_hold(jobstate.queue_failed(queue, kind, older_than, everything));

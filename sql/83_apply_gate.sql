@@ -216,7 +216,7 @@ COMMENT ON FUNCTION jobstate.operation_blocker(bigint, boolean)
 -- an earlier sibling keeps back is left out here already, for all siblings in one
 -- pass, in which finalizers do not count: whom they keep back is looked at later.
 -- Behind an old snapshot an apply that was committed late may be found five seconds
--- later, see low_end().
+-- later, see low_ends().
 -- Writes nothing, locks nothing: ask operation_blocker() about each.
 CREATE FUNCTION jobstate.operation_candidates(cutover boolean, only_apply bigint, only_deployment text)
 RETURNS TABLE (apply_id bigint, operation_id bigint)
@@ -225,8 +225,9 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    since CONSTANT timestamptz := CASE WHEN $2 IS NULL
-        THEN jobstate.low_end('jobstate.apply', 'created_at', 'reaped_at IS NULL', 5) ELSE '-infinity' END;
+    known CONSTANT timestamptz[] := CASE WHEN $2 IS NULL
+        THEN jobstate.low_ends('jobstate.apply', 'created_at', 'reaped_at IS NULL', 5) ELSE '{-infinity}' END;
+    since CONSTANT timestamptz := known[cardinality(known)];
 BEGIN
     RETURN QUERY
         SELECT c.apply_id, c.id
@@ -234,9 +235,12 @@ BEGIN
                        bool_or(o.operation_kind = 'work' AND jobstate.operation_keeps_back(o.state, o.variant, 'rolling', $1)) OVER earlier AS rolling,
                        bool_or(o.operation_kind = 'work' AND jobstate.operation_keeps_back(o.state, o.variant, 'barrier', $1)) OVER earlier AS barrier,
                        bool_or(o.operation_kind = 'work' AND jobstate.operation_keeps_back(o.state, o.variant, 'parallel', $1)) OVER earlier AS parallel
-                  FROM jobstate.apply a JOIN jobstate.operation o ON o.apply_id = a.id
-                 WHERE a.reaped_at IS NULL AND a.completed_at IS NULL AND a.created_at >= since
-                   AND ($2 IS NULL OR a.id = $2)
+                  FROM (SELECT a.* FROM jobstate.apply a WHERE a.reaped_at IS NULL AND a.created_at >= since
+                         UNION ALL
+                        SELECT a.* FROM jobstate.apply a
+                         WHERE a.reaped_at IS NULL AND a.created_at < since AND a.created_at = ANY (known)) a
+                  JOIN jobstate.operation o ON o.apply_id = a.id
+                 WHERE a.completed_at IS NULL AND ($2 IS NULL OR a.id = $2)
                 WINDOW earlier AS (PARTITION BY o.apply_id ORDER BY o.created_at, o.id
                                    ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) c
          WHERE ($3 IS NULL OR c.deployment = $3)

@@ -60,6 +60,13 @@ CREATE OR REPLACE FUNCTION jobstate.low_end(target regclass, age_column name, co
 COMMENT ON FUNCTION jobstate.low_end(regclass, name, text, integer) IS
     'internal: a time below which an indexed column has no row of a condition, as far as this session has seen; -infinity where it does not know';
 
+CREATE OR REPLACE FUNCTION jobstate.low_ends(target regclass, age_column name, condition text, every integer)
+    RETURNS timestamptz[] LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'jobstate_low_ends';
+
+COMMENT ON FUNCTION jobstate.low_ends(regclass, name, text, integer) IS
+    'internal: the times that an indexed column has in rows of a condition, and at last one below which it has no other, as far as this session has seen; -infinity where it does not know';
+
 CREATE OR REPLACE FUNCTION jobstate.keep_own() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'jobstate_keep_own';
 
@@ -137,6 +144,51 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT substr(h, length('install_') + 1) FROM jobstate.hooks('install_', '') h
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.upload_take_for_merging(repo_id bigint, commit_sha text,
+    batch_size integer DEFAULT 10, lease interval DEFAULT '300 s')
+RETURNS TABLE (upload_id bigint, token uuid, lease_until timestamptz, success boolean, storage_path text)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    repo ALIAS FOR repo_id;
+    sha ALIAS FOR commit_sha;
+    fresh CONSTANT uuid := gen_random_uuid();
+BEGIN
+    PERFORM jobstate.require_argument('repo_id', repo);
+    PERFORM jobstate.require_argument('commit_sha', sha);
+    PERFORM jobstate.require_positive('batch_size', batch_size > 0);
+    PERFORM jobstate.require_positive('lease', lease > interval '0');
+    FOR turn IN 1 .. 2 LOOP
+        RETURN QUERY
+            WITH batch AS MATERIALIZED (
+                SELECT u.id FROM jobstate.upload u
+                 WHERE u.repo_id = repo AND u.commit_sha = sha AND u.state_id = 2
+                   AND coalesce(u.report_type, 'coverage') = 'coverage'
+                   AND (u.merge_until IS NULL OR u.merge_until <= clock_timestamp())
+                 ORDER BY u.id LIMIT batch_size
+                   FOR NO KEY UPDATE SKIP LOCKED),
+            taken AS (
+                UPDATE jobstate.upload u
+                   SET merge_token = fresh, merge_until = clock_timestamp() + lease
+                  FROM batch b
+                 WHERE u.repo_id = repo AND u.commit_sha = sha AND u.id = b.id
+                RETURNING u.id, u.merge_token, u.merge_until,
+                          u.succeeded IS NOT FALSE, u.storage_path)
+            SELECT t.* FROM taken t ORDER BY t.id;
+        EXIT WHEN FOUND;
+        PERFORM FROM jobstate.upload u
+          WHERE u.repo_id = repo AND u.commit_sha = sha AND u.state_id = 2
+            AND coalesce(u.report_type, 'coverage') = 'coverage'
+            AND (u.merge_until IS NULL OR u.merge_until <= clock_timestamp())
+          ORDER BY u.id LIMIT 1
+            FOR NO KEY UPDATE;
+        EXIT WHEN NOT FOUND;
+    END LOOP;
+END
 $$;
 
 CREATE OR REPLACE FUNCTION jobstate.upload_apply_results(results jsonb, token uuid DEFAULT NULL,
@@ -342,6 +394,267 @@ EXCEPTION
         RAISE EXCEPTION 'the settings for queue "%" are not valid', name
             USING ERRCODE = 'invalid_parameter_value', DETAIL = SQLERRM || '.',
                   HINT = 'Sizes, times and limits are above zero, shards at most 64; only the limits may be null, which is none.';
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.queue_put_back(slot smallint, "position" bigint, outcome text, errors jsonb,
+    due timestamptz, attempt integer)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS $$
+#variable_conflict use_column
+BEGIN
+    UPDATE jobstate.job j
+       SET state_id = CASE $3 WHEN 'deferred' THEN 3 WHEN 'failed' THEN 5 WHEN 'cancelled' THEN 6 END,
+           slot = CASE $3 WHEN 'deferred' THEN -1::smallint ELSE j.slot END,
+           run_at = CASE $3 WHEN 'deferred' THEN $5 ELSE j.run_at END,
+           finished_at = CASE $3 WHEN 'deferred' THEN NULL ELSE clock_timestamp() END,
+           attempt = $6, errors = $4, lease_until = NULL
+     WHERE j.slot = $1 AND j."position" = $2;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.queue_cancel(positions bigint[])
+RETURNS TABLE (id bigint, outcome text)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+        SELECT j.id, CASE j.state_id WHEN 6 THEN 'cancelled' ELSE 'requested' END FROM jobstate.job j
+         WHERE j.position = ANY (positions)
+           AND (j.state_id = 6 OR j.state_id = 2 AND j.cancel_requested);
+    RETURN QUERY
+        UPDATE jobstate.job j
+           SET state_id = CASE j.state_id WHEN 1 THEN 6 ELSE 2 END,
+               finished_at = CASE j.state_id WHEN 1 THEN clock_timestamp() END,
+               cancel_requested = j.state_id = 2
+         WHERE j.position = ANY (positions)
+           AND (j.state_id = 1 OR j.state_id = 2 AND NOT j.cancel_requested)
+        RETURNING j.id, CASE j.state_id WHEN 6 THEN 'cancelled' ELSE 'requested' END;
+    RETURN QUERY
+        WITH placed AS MATERIALIZED (
+            SELECT j.position, jobstate.queue_tail(j.queue, j.priority, j.position) AS fresh
+              FROM jobstate.job j
+             WHERE j.position = ANY (positions) AND j.state_id = 3)
+        UPDATE jobstate.job j
+           SET state_id = 6, finished_at = clock_timestamp(),
+               position = p.fresh, slot = jobstate.queue_slot(p.fresh)
+          FROM placed p
+         WHERE j.position = p.position AND j.slot = -1
+        RETURNING j.id, 'cancelled';
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.cancel(ids bigint[], tokens bigint[])
+RETURNS SETOF bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    held bigint[];
+BEGIN
+    PERFORM jobstate.queue_require_pairs('tokens', ids, tokens);
+    held := jobstate.queue_hold(ids);
+    UPDATE jobstate.job j
+       SET state_id = 6, finished_at = clock_timestamp()
+      FROM unnest(ids, tokens) AS g (id, token)
+     WHERE j.position = ANY (held)
+       AND j.id = g.id AND j.token = g.token AND j.state_id = 2;
+    RETURN QUERY
+        SELECT DISTINCT j.id FROM jobstate.job j
+          JOIN unnest(ids, tokens) AS g (id, token) ON g.id = j.id AND g.token = j.token
+         WHERE j.position = ANY (held)
+           AND j.state_id = 6
+         ORDER BY j.id;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.discard(queue text DEFAULT NULL, kind text DEFAULT NULL,
+    older_than interval DEFAULT NULL, everything boolean DEFAULT false,
+    OUT failed bigint, OUT dead_letters bigint)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS $$
+DECLARE
+    held bigint[] := jobstate.queue_hold(jobstate.queue_failed(queue, kind, older_than, everything));
+BEGIN
+    DELETE FROM jobstate.job j
+     WHERE j.position = ANY (held) AND j.state_id = 5;
+    GET DIAGNOSTICS failed = ROW_COUNT;
+    dead_letters := jobstate.dlq_purge_all(queue, kind, older_than, everything);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.queue_restart(positions bigint[])
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS $$
+DECLARE
+    woken CONSTANT text[] := ARRAY(SELECT j.queue FROM jobstate.job j WHERE j.position = ANY (positions));
+BEGIN
+    UPDATE jobstate.job j
+       SET state_id = 3, slot = -1, attempt = 0, run_at = clock_timestamp(), cancel_requested = false,
+           token = NULL, claimed_at = NULL, lease_until = NULL, finished_at = NULL, worker = NULL,
+           result = NULL
+     WHERE j.position = ANY (positions);
+    WITH placed AS MATERIALIZED (
+        SELECT w.position, jobstate.queue_tail(w.queue, w.priority, w.position) AS fresh
+          FROM (SELECT j.queue, j.priority, j.position FROM jobstate.job j
+                 WHERE j.position = ANY (positions) AND j.slot = -1
+                 ORDER BY j.position) w)
+    UPDATE jobstate.job j
+       SET state_id = 1, position = p.fresh, slot = jobstate.queue_slot(p.fresh)
+      FROM placed p
+     WHERE j.position = p.position AND j.slot = -1;
+    PERFORM jobstate.queue_wake(w.queue) FROM (SELECT DISTINCT unnest(woken) AS queue) w;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.retry(ids bigint[])
+RETURNS SETOF bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    held bigint[];
+    refused bigint[];
+    ended record;
+BEGIN
+    PERFORM jobstate.queue_require_array('ids', ids);
+    held := jobstate.queue_hold(ids);
+    SELECT jobstate.queue_keys_take(array_agg(j.id), array_agg(j.queue), array_agg(j.unique_key)) INTO refused
+      FROM jobstate.job j
+     WHERE j.position = ANY (held) AND j.state_id IN (5, 6) AND j.unique_key IS NOT NULL;
+    SELECT array_agg(j.id ORDER BY j.id) AS ids, array_agg(j.position) AS positions INTO ended
+      FROM jobstate.job j
+     WHERE j.position = ANY (held) AND j.state_id IN (5, 6) AND j.id <> ALL (refused);
+    PERFORM jobstate.queue_restart(ended.positions);
+    RETURN QUERY SELECT unnest(ended.ids);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.queue_relocate(positions bigint[], queue text, priority smallint)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS $$
+#variable_conflict use_column
+BEGIN
+    WITH gone AS (
+        DELETE FROM jobstate.job j WHERE j.position = ANY (positions) RETURNING j.*),
+    placed AS MATERIALIZED (
+        SELECT g.*, t.queue AS new_queue, t.priority AS new_priority,
+               jobstate.queue_tail(t.queue, t.priority, g.position) AS fresh
+          FROM (SELECT * FROM gone ORDER BY position) g,
+               LATERAL (SELECT coalesce($2, g.queue) AS queue, coalesce($3, g.priority) AS priority) t)
+    INSERT INTO jobstate.job (id, position, slot, queue, priority, state_id, enqueued_at, run_at,
+        max_attempts, attempt, cancel_requested, token, claimed_at, lease_until, finished_at, worker,
+        kind, timeout, unique_key, limit_key, payload, errors, result)
+    SELECT p.id, p.fresh, CASE p.state_id WHEN 1 THEN jobstate.queue_slot(p.fresh) ELSE p.slot END,
+           p.new_queue, p.new_priority, p.state_id, p.enqueued_at, p.run_at,
+           p.max_attempts, p.attempt, p.cancel_requested, p.token, p.claimed_at, p.lease_until,
+           p.finished_at, p.worker, p.kind, p.timeout, p.unique_key, p.limit_key, p.payload, p.errors, p.result
+      FROM placed p;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.set_priority(ids bigint[], priority integer)
+RETURNS SETOF bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    held bigint[];
+    mover record;
+BEGIN
+    PERFORM jobstate.queue_require_array('ids', ids);
+    PERFORM jobstate.require_argument('priority', $2);
+    IF $2 NOT BETWEEN 1 AND 4 THEN
+        RAISE EXCEPTION 'priority % does not exist', $2
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = 'There are the priorities 1 to 4.',
+                  HINT = '1 is the most urgent, 2 the usual one.';
+    END IF;
+    held := jobstate.queue_hold(ids);
+    SELECT array_agg(j.id ORDER BY j.id) AS ids, array_agg(j.position) AS positions INTO mover
+      FROM jobstate.job j
+     WHERE j.position = ANY (held) AND j.state_id IN (1, 3) AND j.priority <> $2;
+    PERFORM jobstate.queue_relocate(mover.positions, NULL, $2::smallint);
+    RETURN QUERY SELECT unnest(mover.ids);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.queue_keys_move(positions bigint[], target text)
+RETURNS bigint[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS $$
+DECLARE
+    refused bigint[];
+BEGIN
+    SELECT jobstate.queue_keys_take(array_agg(j.id), array_agg(target), array_agg(j.unique_key)) INTO refused
+      FROM jobstate.job j WHERE j.position = ANY (positions) AND j.unique_key IS NOT NULL;
+    PERFORM FROM jobstate.unique_job u
+       JOIN jobstate.job j ON j.queue = u.queue AND j.unique_key = u.unique_key AND j.id = u.id
+      WHERE j.position = ANY (positions) AND j.id <> ALL (refused)
+      ORDER BY u.queue COLLATE "C", u.unique_key COLLATE "C" FOR UPDATE OF u;
+    DELETE FROM jobstate.unique_job u
+     USING jobstate.job j
+     WHERE j.queue = u.queue AND j.unique_key = u.unique_key AND j.id = u.id
+       AND j.position = ANY (positions) AND j.id <> ALL (refused);
+    RETURN coalesce(refused, '{}');
+END
+$$;
+
+CREATE OR REPLACE FUNCTION jobstate.move_queue(ids bigint[], queue text)
+RETURNS SETOF bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    held bigint[];
+    refused bigint[];
+    mover record;
+BEGIN
+    PERFORM jobstate.queue_require_array('ids', ids);
+    PERFORM jobstate.require_argument('queue', $2);
+    held := jobstate.queue_hold(ids);
+    held := ARRAY(SELECT j.position FROM jobstate.job j
+                   WHERE j.position = ANY (held) AND j.state_id IN (1, 3) AND j.queue <> $2);
+    refused := jobstate.queue_keys_move(held, $2);
+    SELECT array_agg(j.id ORDER BY j.id) AS ids, array_agg(j.position) AS positions INTO mover
+      FROM jobstate.job j WHERE j.position = ANY (held) AND j.id <> ALL (refused);
+    PERFORM jobstate.queue_relocate(mover.positions, $2, NULL);
+    PERFORM jobstate.queue_wake($2) WHERE mover.ids IS NOT NULL;
+    RETURN QUERY SELECT unnest(mover.ids);
 END
 $$;
 
@@ -932,8 +1245,9 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    since CONSTANT timestamptz := CASE WHEN $2 IS NULL
-        THEN jobstate.low_end('jobstate.apply', 'created_at', 'reaped_at IS NULL', 5) ELSE '-infinity' END;
+    known CONSTANT timestamptz[] := CASE WHEN $2 IS NULL
+        THEN jobstate.low_ends('jobstate.apply', 'created_at', 'reaped_at IS NULL', 5) ELSE '{-infinity}' END;
+    since CONSTANT timestamptz := known[cardinality(known)];
 BEGIN
     RETURN QUERY
         SELECT c.apply_id, c.id
@@ -941,9 +1255,12 @@ BEGIN
                        bool_or(o.operation_kind = 'work' AND jobstate.operation_keeps_back(o.state, o.variant, 'rolling', $1)) OVER earlier AS rolling,
                        bool_or(o.operation_kind = 'work' AND jobstate.operation_keeps_back(o.state, o.variant, 'barrier', $1)) OVER earlier AS barrier,
                        bool_or(o.operation_kind = 'work' AND jobstate.operation_keeps_back(o.state, o.variant, 'parallel', $1)) OVER earlier AS parallel
-                  FROM jobstate.apply a JOIN jobstate.operation o ON o.apply_id = a.id
-                 WHERE a.reaped_at IS NULL AND a.completed_at IS NULL AND a.created_at >= since
-                   AND ($2 IS NULL OR a.id = $2)
+                  FROM (SELECT a.* FROM jobstate.apply a WHERE a.reaped_at IS NULL AND a.created_at >= since
+                         UNION ALL
+                        SELECT a.* FROM jobstate.apply a
+                         WHERE a.reaped_at IS NULL AND a.created_at < since AND a.created_at = ANY (known)) a
+                  JOIN jobstate.operation o ON o.apply_id = a.id
+                 WHERE a.completed_at IS NULL AND ($2 IS NULL OR a.id = $2)
                 WINDOW earlier AS (PARTITION BY o.apply_id ORDER BY o.created_at, o.id
                                    ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) c
          WHERE ($3 IS NULL OR c.deployment = $3)
@@ -1322,7 +1639,6 @@ BEGIN
                 ELSE coalesce('the last fold was at ' || date_trunc('second', folded), 'nothing was to be folded yet') END, NULL;
 END
 $$;
-
 
 -- The families that are installed: what install() makes of them since.
 DO $$

@@ -17,7 +17,7 @@ SELECT * FROM jobstate.check(1::regclass, 'm', 'state');
 SELECT jobstate.health_underived('pg_class') IS NULL AS no_parent;
 
 -- nor has one that is not there a low end
-SELECT jobstate.low_end(1::regclass, 'at', 'true', 1), jobstate.low_end('pg_class', 'no such', 'true', 1);
+SELECT jobstate.low_end(1::regclass, 'at', 'true', 1), jobstate.low_end('pg_class', 'no such', 'true', 1), jobstate.low_ends(1::regclass, 'at', 'true', 1);
 
 -- an attached table is looked at by a column that it has
 SELECT jobstate.define_machine('regress_m', '{"a": 1, "b": 2}', '{a -> b}');

@@ -47,6 +47,10 @@ $node->safe_psql('postgres', q{
 		END LOOP;
 	END $$;
 
+	-- one that stays open all the time
+	SELECT count(*) FROM jobstate.apply_create('kept', 'mysql', 'production', '[{"deployment": "eu"}]'),
+		LATERAL jobstate.operation_claim('driver of a long one', '1 h');
+
 	-- commits with two uploads, merged and swept until nothing is left to do
 	UPDATE jobstate.upload_follow_up SET delay = '0 s' WHERE kind IN ('sweep', 'watchdog');
 	CREATE PROCEDURE uploads(n int) LANGUAGE plpgsql AS $$
