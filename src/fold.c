@@ -36,6 +36,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "attachmentrow.h"
@@ -296,6 +297,20 @@ wants_rewrite(Fold *fold)
 }
 
 /*
+ * One fold at a time, and nobody is waited for later: DROP EXTENSION, which
+ * locks each of these tables for good, would wait for the others.
+ */
+static bool
+lock_base(Fold *fold)
+{
+	return ConditionalLockRelationOid(fold->catalog.recent, ShareUpdateExclusiveLock) &&
+		ConditionalLockRelationOid(fold->catalog.settled[0], AccessShareLock) &&
+		ConditionalLockRelationOid(fold->catalog.settled[1], AccessShareLock) &&
+		ConditionalLockRelationOid(fold->catalog.attachment, AccessShareLock) &&
+		SearchSysCacheExists1(RELOID, ObjectIdGetDatum(fold->catalog.recent));
+}
+
+/*
  * Folds the segments of at least so many blocks that are free.  The locks stay
  * until the transaction ends, which should be soon: readers wait for it,
  * writers never do.
@@ -311,7 +326,7 @@ jobstate_fold(BlockNumber worth)
 
 	PreventCommandIfReadOnly("fold()");
 	begin_fold(&fold);
-	if (!ConditionalLockRelationOid(fold.catalog.recent, ShareUpdateExclusiveLock))
+	if (!lock_base(&fold))
 	{
 		result.busy = true;
 		return result;
@@ -449,8 +464,7 @@ jobstate_settle(void)
 	bool		done;
 
 	begin_fold(&fold);
-	if (is_ours(fold.catalog.recent) || count_ours(&fold) > 0 ||
-		!ConditionalLockRelationOid(fold.catalog.recent, ShareUpdateExclusiveLock))
+	if (is_ours(fold.catalog.recent) || count_ours(&fold) > 0 || !lock_base(&fold))
 		return false;
 	take_snapshot(&fold);
 	done = settle(&fold);

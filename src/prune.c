@@ -187,33 +187,33 @@ group_columns(StringInfo sql, JobstateAttachment *attachment)
  * the keys.
  */
 static char *
-delete_query(Oid relid, const char *condition)
+delete_query(Oid relid, KeyClauses *key, const char *condition)
 {
 	const char *rows = jobstate_table_rows(relid);
 	bool		by_place = get_rel_relkind(relid) == RELKIND_RELATION;
-	KeyClauses	key;
 	char	   *doomed;
 
-	key_clauses(relid, &key);
 	doomed = psprintf("SELECT %s FROM %s WHERE %s ORDER BY %s LIMIT $2 FOR UPDATE SKIP LOCKED",
-					  by_place ? "ctid" : key.list.data, rows, condition, key.list.data);
+					  by_place ? "ctid" : key->list.data, rows, condition, key->list.data);
 	if (by_place)
 		return psprintf("DELETE FROM %s AS t WHERE t.ctid OPERATOR(pg_catalog.=) ANY (ARRAY(%s))",
 						rows, doomed);
 	return psprintf("WITH doomed AS MATERIALIZED (%s) DELETE FROM %s AS t USING doomed WHERE %s",
-					doomed, rows, key.join.data);
+					doomed, rows, key->join.data);
 }
 
 static char *
 prune_query(JobstateAttachment *attachment, Oid relid, Bitmapset *states,
 			const char *age_column)
 {
+	KeyClauses	key;
 	StringInfoData sql;
 	StringInfoData groups;
 	char	   *condition;
 	char	   *day;
 	int			i;
 
+	key_clauses(relid, &key);
 	age_clauses(relid, age_column, &condition, &day);
 	initStringInfo(&groups);
 	group_columns(&groups, attachment);
@@ -222,8 +222,8 @@ prune_query(JobstateAttachment *attachment, Oid relid, Bitmapset *states,
 	appendStringInfo(&sql,
 					 "WITH gone AS (%s RETURNING t.%s AS state, %s AS day%s)"
 					 " SELECT pg_catalog.count(*), gone.* FROM gone GROUP BY state, day",
-					 delete_query(relid, psprintf("%s AND %s", jobstate_state_condition(attachment, states),
-												  condition)),
+					 delete_query(relid, &key, psprintf("%s AND %s", jobstate_state_condition(attachment, states),
+														condition)),
 					 quote_identifier(NameStr(attachment->state_column)),
 					 day, groups.data);
 	for (i = 0; i < attachment->key.ncolumns; i++)
