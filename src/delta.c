@@ -65,6 +65,17 @@ jobstate_deltas_add(JobstateDeltas *deltas, int16 state_id, int64 n)
 	jobstate_deltas_find(deltas, state_id)->n += n;
 }
 
+bool
+jobstate_deltas_any(JobstateDeltas *deltas)
+{
+	int			i;
+
+	for (i = 0; i < deltas->n; i++)
+		if (deltas->delta[i].n != 0)
+			return true;
+	return false;
+}
+
 /* Most changes are by a few. */
 static char *
 write_number(char *at, int64 number)

@@ -29,6 +29,7 @@ typedef struct JobstateDeltas
 extern void jobstate_deltas_init(JobstateDeltas *deltas, MemoryContext context);
 extern JobstateDelta *jobstate_deltas_find(JobstateDeltas *deltas, int16 state_id);
 extern void jobstate_deltas_add(JobstateDeltas *deltas, int16 state_id, int64 n);
+extern bool jobstate_deltas_any(JobstateDeltas *deltas);
 extern text *jobstate_deltas_to_text(JobstateDeltas *deltas);
 extern void jobstate_deltas_add_text(JobstateDeltas *deltas, text *stored);
 

@@ -48,22 +48,19 @@ flush(void)
 	JobstateLogRow *row = MemoryContextAllocHuge(CurrentMemoryContext,
 												  sizeof(JobstateLogRow) * ntallies);
 	bool		full = false;
-	int			n = 0;
 	int			i;
 
 	if (ntallies > 1)
 		qsort(tally, ntallies, sizeof(JobstateTally *), compare_tallies);
 	for (i = 0; i < ntallies; i++)
 	{
-		row[n].epoch = tally[i]->attachment->epoch;
-		row[n].hash = tally[i]->hash;
-		row[n].key = tally[i]->text;
-		row[n].deltas = jobstate_deltas_to_text(&tally[i]->deltas);
-		if (row[n].deltas != NULL)	/* else nothing was changed after all */
-			n++;
+		row[i].epoch = tally[i]->attachment->epoch;
+		row[i].hash = tally[i]->hash;
+		row[i].key = tally[i]->text;
+		row[i].deltas = jobstate_deltas_to_text(&tally[i]->deltas);
 	}
-	if (n > 0)
-		full = jobstate_log_append(row, n);
+	if (ntallies > 0)
+		full = jobstate_log_append(row, ntallies);
 	pfree(row);
 	pfree(tally);
 	return full;

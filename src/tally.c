@@ -41,7 +41,10 @@ same_key(JobstateTally *a, JobstateTally *b)
 #define SH_SCOPE static inline
 #define SH_DEFINE
 #define SH_DECLARE
+#define SH_USE_NONDEFAULT_ALLOCATOR
 #include "lib/simplehash.h"
+#include "growhash.h"
+JOBSTATE_GROWHASH(tallyhash)
 
 struct JobstateTallySet
 {
@@ -49,6 +52,9 @@ struct JobstateTallySet
 	tallyhash_hash *hash;
 	JobstateTally *last;		/* touched last: the next row is often alike */
 };
+
+/* So many keys are worth a look whether they can go before the transaction ends */
+#define MANY_KEYS	1000
 
 /* How to take one delta back */
 typedef struct Undo
@@ -127,7 +133,24 @@ jobstate_tally_set_find(JobstateTallySet *set, JobstateAttachment *attachment,
 	return entry->tally;
 }
 
-/* All entries, in an array. */
+/* How many entries change something? */
+static int
+count_changed(JobstateTallySet *set)
+{
+	tallyhash_iterator it;
+	TallyEntry *entry;
+	int			n = 0;
+
+	tallyhash_start_iterate(set->hash, &it);
+	while ((entry = tallyhash_iterate(set->hash, &it)) != NULL)
+		n += jobstate_deltas_any(&entry->tally->deltas);
+	return n;
+}
+
+/*
+ * The entries that change something, in an array.  A savepoint that is rolled
+ * back leaves the others behind, which may be most.
+ */
 int
 jobstate_tally_set_list(JobstateTallySet *set, JobstateTally ***list)
 {
@@ -136,10 +159,11 @@ jobstate_tally_set_list(JobstateTallySet *set, JobstateTally ***list)
 	int			n = 0;
 
 	*list = MemoryContextAllocHuge(CurrentMemoryContext,
-								   sizeof(JobstateTally *) * (set->hash->members + 1));
+								   sizeof(JobstateTally *) * (count_changed(set) + 1));
 	tallyhash_start_iterate(set->hash, &it);
 	while ((entry = tallyhash_iterate(set->hash, &it)) != NULL)
-		(*list)[n++] = entry->tally;
+		if (jobstate_deltas_any(&entry->tally->deltas))
+			(*list)[n++] = entry->tally;
 	return n;
 }
 
@@ -270,7 +294,10 @@ jobstate_tally_was_truncated(JobstateAttachment *attachment)
 	return list_member_oid(truncated, attachment->target);
 }
 
-/* Takes back what this subtransaction changed. */
+/*
+ * Takes back what this subtransaction changed.  Where that is all, and much, it
+ * gives the memory back: it may be what was wanting.
+ */
 static void
 AtSubAbort_tally(SubTransactionId subid)
 {
@@ -282,6 +309,8 @@ AtSubAbort_tally(SubTransactionId subid)
 		delta->n = undo->n;
 		delta->saved_in = undo->saved_in;
 	}
+	if (njournal == 0 && pending->hash->members > MANY_KEYS && count_changed(pending) == 0)
+		jobstate_tally_forget();
 }
 
 /*

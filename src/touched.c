@@ -52,7 +52,10 @@ typedef struct TouchedEntry
 #define SH_SCOPE static inline
 #define SH_DEFINE
 #define SH_DECLARE
+#define SH_USE_NONDEFAULT_ALLOCATOR
 #include "lib/simplehash.h"
+#include "growhash.h"
+JOBSTATE_GROWHASH(touchedhash)
 
 /* The transaction's, in a context that is emptied rather than made anew */
 static MemoryContext context = NULL;

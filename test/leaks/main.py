@@ -24,7 +24,7 @@ SOAK = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "soak", "s
 
 # A context of ours may grow by nothing but its next block; the server's caches, what plans there are at the moment, and
 # what malloc() keeps, by a little.
-OWN, OTHER, SERVER, RESIDENT = 64 << 10, 2 << 20, 4 << 20, 16 << 20
+OWN, OTHER, SERVER = 64 << 10, 2 << 20, 4 << 20
 FILES = 100     # the server keeps some open
 
 LOAD = ((load.task, 6), (load.derived, 6), (load.queue, 6), (load.producer, 6), (load.worker, 8), (load.limited, 3), (load.upload, 4),
@@ -94,14 +94,14 @@ def sample(client, observer):
     }
 
 
-def compare(first, last):
+def compare(first, last, resident):
     """What has grown by more than it may, as lines."""
     said = [f"{name}: {first['contexts'].get(name, 0):,} -> {size:,} bytes" for name, size in sorted(last["contexts"].items())
             if size - first["contexts"].get(name, 0) > (OWN if name.startswith("jobstate") else OTHER)]
     total = [sum(s["contexts"].values()) for s in (first, last)]
     if total[1] - total[0] > SERVER:
         said.append(f"all contexts: {total[0]:,} -> {total[1]:,} bytes")
-    if last["resident"] - first["resident"] > RESIDENT:
+    if last["resident"] - first["resident"] > resident:
         said.append(f"resident: {first['resident']:,} -> {last['resident']:,} bytes")
     if last["locks"]:
         said.append(f"locks: {last['locks']}")
@@ -134,6 +134,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--warm", type=int, default=20)
     parser.add_argument("--dsn", default="")
+    parser.add_argument("--resident", type=int, default=16, help="megabytes by which the process may grow; valgrind's do")
     parser.add_argument("--only", nargs="*", default=[])
     options = parser.parse_args()
 
@@ -157,7 +158,7 @@ def main():
         print(line(client.statements, samples[percent]), flush=True)
     print("rounds:", ", ".join(f"{name} {n:,}" for name, n in sorted(done.items())))
     print("refused:", ", ".join(f"{state} {n:,}" for state, n in sorted(client.refused.items(), key=str)))
-    said = compare(samples[50], samples[100])   # what is rare is cached for the first time until then
+    said = compare(samples[50], samples[100], options.resident << 20)   # what is rare is cached for the first time until then
     print("\n".join(said) or "nothing has grown")
     if os.environ.get("VERBOSE"):
         print("seconds:", ", ".join(f"{name} {t:.1f}" for name, t in spent.most_common()))

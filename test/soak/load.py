@@ -2,6 +2,8 @@
 
 import psycopg
 
+import plain
+
 LOST = ("JS001", "JS002", "JS003")  # somebody was faster, or a lease ran out: a worker drops the result
 
 
@@ -254,5 +256,5 @@ CLIENTS = (
     ("ledger", ledger, 30), ("ledger", ledger, 15), ("ledger", schedule, 4),
     ("apply", apply, 25), ("apply", apply, 15), ("apply", orphans, 2),
     ("monitor", keeper, 1.5), ("monitor", monitor, 2),
-)
-BURSTING = ("kernel", "derive", "queue", "uploads", "store", "ledger", "apply")
+) + plain.CLIENTS
+BURSTING = ("kernel", "derive", "queue", "uploads", "store", "ledger", "apply") + plain.BURSTING

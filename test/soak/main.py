@@ -17,6 +17,7 @@ import traceback
 import psycopg
 
 import load
+import plain
 import report
 from client import CONTROL, Client, Clock, Over
 from sample import Collector
@@ -225,6 +226,8 @@ def main():
     place = None if options.given_server else start_server()
     try:
         subprocess.run(["psql", "-X", "-q", "-o", "/dev/null", "-v", "ON_ERROR_STOP=1", "-f", f"{HERE}/schema.sql"], check=True)
+        with psycopg.connect("", autocommit=True) as db:
+            db.execute(plain.SCHEMA)
         if not options.maintain:
             with psycopg.connect("", autocommit=True) as db:
                 db.execute("LOAD 'jobstate'")

@@ -9,6 +9,7 @@ import statistics
 import sys
 
 import plot
+from plain import TWINS
 from sample import quantile
 
 SLOWER = 1.10       # what a quarter may be above the first
@@ -101,6 +102,9 @@ def speeds(run):
         p = {q: [relative(run, times, run.quarter(k), q) for k in range(4)] for q in (0.5, 0.99)}
         rows.append({"family": family, "verb": verb, "calls": calls, "p50": quantile(first, 0.5), "p99": quantile(first, 0.99),
                      "p50s": [ratio(v, p[0.5][0]) for v in p[0.5][1:]], "p99s": [ratio(v, p[0.99][0]) for v in p[0.99][1:]]})
+    twins = {(row["family"], row["verb"]): row for row in rows}
+    for row in rows:
+        row["twin"] = twins.get(TWINS.get((row["family"], row["verb"])))
     return rows
 
 
@@ -222,9 +226,10 @@ def complaints(run, speed, size, quarters, burst, slack):
     soft = []
     for row in speed:
         for what in ("p50s", "p99s"):
-            worst = max((v for v in row[what] if v), default=0)
-            if worst > SLOWER:
-                soft.append(f"{row['family']} {row['verb']} {what[:3]}: " + " ".join(text(v) for v in row[what]))
+            plainly = row["twin"][what] if row["twin"] else [1.0] * 3
+            if any(v and v > SLOWER * max(1.0, p or 1.0) for v, p in zip(row[what], plainly)):
+                soft.append(f"{row['family']} {row['verb']} {what[:3]}: " + " ".join(text(v) for v in row[what])
+                            + ("; plain SQL " + " ".join(text(v) for v in plainly) if row["twin"] else ""))
     soft += [f"{family} without a pause: " + " ".join(text(v) for v in later) for family, _, _, later in burst
              if any(v and v < 1 / SLOWER for v in later)]
     return hard, soft
@@ -240,9 +245,9 @@ def write(run, out, speed, size, quarters, burst, hard, soft):
     table(out, ["family", "calls/s", "1st", "2nd/1st", "3rd/1st", "4th/1st"],
           [[family, f"{rate:,.0f}", text(q[0])] + [text(v) for v in later] for family, rate, q, later in burst])
     print("## Calls: microseconds in the first quarter, then each later quarter to the first, in units of the control\n", file=out)
-    table(out, ["call", "calls", "p50", "p99", "p50 2nd", "3rd", "4th", "p99 2nd", "3rd", "4th"],
+    table(out, ["call", "calls", "p50", "p99", "p50 2nd", "3rd", "4th", "p99 2nd", "3rd", "4th", "plain SQL's p50 2nd", "3rd", "4th"],
           [[f"{r['family']}: {r['verb']}", f"{r['calls']:,}", text(r["p50"], "{:,}"), text(r["p99"], "{:,}")]
-           + [text(v) for v in r["p50s"] + r["p99s"]] for r in speed])
+           + [text(v) for v in r["p50s"] + r["p99s"] + (r["twin"]["p50s"] if r["twin"] else [None] * 3)] for r in speed])
     print("## Sizes with indexes and toast, MB, most in each quarter\n", file=out)
     gone = dead(run)
     table(out, ["relation", "1st", "2nd", "3rd", "4th", "bound", "dead rows 1st", "2nd", "3rd", "4th", ""],
