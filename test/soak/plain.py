@@ -138,7 +138,7 @@ def keeper(c):
 CLIENTS = (
     ("plain kernel", task, 30), ("plain kernel", task, 15),
     ("plain uploads", upload, 30), ("plain uploads", upload, 15),
-    ("plain ledger", ledger, 30), ("plain ledger", ledger, 15),
+    ("plain ledger", ledger, 58), ("plain ledger", ledger, 29),     # with what the ledger's client does in its bursts
     ("plain schedule", schedule, 4), ("plain queue", key, 2.5), ("plain keeper", keeper, 0.4),
 )
-BURSTING = ("plain kernel", "plain uploads", "plain ledger")
+BURSTING = ("plain kernel", "plain uploads")
