@@ -1001,7 +1001,8 @@ BEGIN
     FOR held IN
         SELECT l.item, l.token FROM jobstate.ledger l
          WHERE l.lease_until >= (SELECT r.started_at FROM jobstate.ledger_run r WHERE r.processor = $1 AND r.id = $2)
-           AND l.processor = $1 AND l.run_id = $2 AND l.state = 'claimed'
+           -- by leases, of which there are few; the primary key would pass all of the processor's items
+           AND (l.processor = $1) IS TRUE AND l.run_id = $2 AND l.state = 'claimed'
          ORDER BY l.item FOR NO KEY UPDATE
     LOOP
         IF lost THEN
