@@ -3,6 +3,10 @@
 -- A family is SQL over the kernel.  Its tables are ordinary tables of whoever
 -- installs them: pg_dump carries them with their data, and their triggers come
 -- back after the data.
+--
+-- A function compares by the collation of its arguments, which may come from
+-- columns of the caller's that have one of their own.  So keys are compared under
+-- the collation that their index has: a column's side says COLLATE, or a variable does.
 
 -- require_argument: refuses NULL where it means nothing.
 -- Writes nothing, locks nothing.

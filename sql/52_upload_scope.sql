@@ -71,7 +71,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     repo ALIAS FOR repo_id;
-    sha ALIAS FOR commit_sha;
+    sha CONSTANT text COLLATE "default" := commit_sha;
 BEGIN
     UPDATE jobstate.upload_scope s
        SET version = s.version + 1
@@ -97,7 +97,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     repo ALIAS FOR repo_id;
-    sha ALIAS FOR commit_sha;
+    sha CONSTANT text COLLATE "default" := commit_sha;
 BEGIN
     UPDATE jobstate.upload_scope s
        SET postprocess_at = CASE WHEN coverage THEN NULL ELSE s.postprocess_at END,
@@ -164,8 +164,8 @@ DECLARE
     scope record;
 BEGIN
     FOR scope IN
-        SELECT DISTINCT u.repo_id, u.commit_sha COLLATE "C" AS commit_sha
-          FROM jobstate.upload u WHERE u.id = ANY (upload_ids) ORDER BY 1, 2
+        SELECT u.repo_id, u.commit_sha FROM jobstate.upload u WHERE u.id = ANY (upload_ids)
+         GROUP BY 1, 2 ORDER BY u.repo_id, u.commit_sha COLLATE "C"
     LOOP
         PERFORM jobstate.upload_scope_lock(scope.repo_id, scope.commit_sha);
     END LOOP;

@@ -85,7 +85,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     repo ALIAS FOR repo_id;
-    sha ALIAS FOR commit_sha;
+    sha CONSTANT text COLLATE "default" := commit_sha;
 BEGIN
     RETURN EXISTS (SELECT FROM jobstate.upload_scope s
                     WHERE s.repo_id = repo AND s.commit_sha = sha
@@ -110,7 +110,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     repo ALIAS FOR repo_id;
-    sha ALIAS FOR commit_sha;
+    sha CONSTANT text COLLATE "default" := commit_sha;
 BEGIN
     IF jobstate.upload_merging(repo, sha) THEN
         RETURN false;
@@ -132,7 +132,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     repo ALIAS FOR repo_id;
-    sha ALIAS FOR commit_sha;
+    sha CONSTANT text COLLATE "default" := commit_sha;
 BEGIN
     UPDATE jobstate.upload_scope s
        SET merge_until = NULL
@@ -150,7 +150,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     repo ALIAS FOR repo_id;
-    sha ALIAS FOR commit_sha;
+    sha CONSTANT text COLLATE "default" := commit_sha;
 BEGIN
     UPDATE jobstate.upload_scope s
        SET postprocess_at = clock_timestamp(), postprocessed_at = NULL, merge_until = NULL,
@@ -221,7 +221,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     repo ALIAS FOR repo_id;
-    sha ALIAS FOR commit_sha;
+    sha CONSTANT text COLLATE "default" := commit_sha;
     now_there record;
     scope record;
 BEGIN

@@ -14,7 +14,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     repo ALIAS FOR repo_id;
-    sha ALIAS FOR commit_sha;
+    sha CONSTANT text COLLATE "default" := commit_sha;
     kind ALIAS FOR report_type;
     carried CONSTANT boolean := upload_type = 'carriedforward';
     created bigint;
@@ -75,7 +75,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     repo ALIAS FOR repo_id;
-    sha ALIAS FOR commit_sha;
+    sha CONSTANT text COLLATE "default" := commit_sha;
     kind ALIAS FOR report_type;
 BEGIN
     PERFORM jobstate.require_argument('repo_id', repo);

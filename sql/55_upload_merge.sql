@@ -19,7 +19,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     repo ALIAS FOR repo_id;
-    sha ALIAS FOR commit_sha;
+    sha CONSTANT text COLLATE "default" := commit_sha;
     fresh CONSTANT uuid := gen_random_uuid();
 BEGIN
     PERFORM jobstate.require_argument('repo_id', repo);
@@ -224,7 +224,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     repo ALIAS FOR repo_id;
-    sha ALIAS FOR commit_sha;
+    sha CONSTANT text COLLATE "default" := commit_sha;
     gone bigint[];
 BEGIN
     PERFORM jobstate.require_argument('repo_id', repo);
@@ -256,7 +256,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     repo ALIAS FOR repo_id;
-    sha ALIAS FOR commit_sha;
+    sha CONSTANT text COLLATE "default" := commit_sha;
     again bigint[];
     coverage boolean;
 BEGIN

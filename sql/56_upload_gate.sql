@@ -16,7 +16,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     repo ALIAS FOR repo_id;
-    sha ALIAS FOR commit_sha;
+    sha CONSTANT text COLLATE "default" := commit_sha;
 BEGIN
     PERFORM jobstate.require_argument('repo_id', repo);
     PERFORM jobstate.require_argument('commit_sha', sha);
@@ -45,7 +45,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     repo ALIAS FOR repo_id;
-    sha ALIAS FOR commit_sha;
+    sha CONSTANT text COLLATE "default" := commit_sha;
 BEGIN
     PERFORM jobstate.require_argument('repo_id', repo);
     PERFORM jobstate.require_argument('commit_sha', sha);
@@ -72,7 +72,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     repo ALIAS FOR repo_id;
-    sha ALIAS FOR commit_sha;
+    sha CONSTANT text COLLATE "default" := commit_sha;
 BEGIN
     PERFORM jobstate.require_argument('repo_id', repo);
     PERFORM jobstate.require_argument('commit_sha', sha);

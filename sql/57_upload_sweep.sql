@@ -16,7 +16,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     repo ALIAS FOR repo_id;
-    sha ALIAS FOR commit_sha;
+    sha CONSTANT text COLLATE "default" := commit_sha;
     watchdog CONSTANT interval := jobstate.upload_delay('watchdog');
     max_retries CONSTANT integer := jobstate.upload_max_retries('processing_timeout');
     spent bigint[];
@@ -50,7 +50,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     repo ALIAS FOR repo_id;
-    sha ALIAS FOR commit_sha;
+    sha CONSTANT text COLLATE "default" := commit_sha;
 BEGIN
     UPDATE jobstate.upload_scope s
        SET postprocess_at = clock_timestamp()
@@ -74,7 +74,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     repo ALIAS FOR repo_id;
-    sha ALIAS FOR commit_sha;
+    sha CONSTANT text COLLATE "default" := commit_sha;
     answer text;
 BEGIN
     IF EXISTS (SELECT FROM jobstate.upload_scope s
@@ -172,7 +172,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     repo ALIAS FOR repo_id;
-    sha ALIAS FOR commit_sha;
+    sha CONSTANT text COLLATE "default" := commit_sha;
 BEGIN
     PERFORM jobstate.require_argument('repo_id', repo);
     PERFORM jobstate.require_argument('commit_sha', sha);

@@ -61,7 +61,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     repo ALIAS FOR repo_id;
-    sha ALIAS FOR commit_sha;
+    sha CONSTANT text COLLATE "default" := commit_sha;
     report record;
     any_success boolean;
 BEGIN

@@ -49,7 +49,7 @@ BEGIN
            (SELECT n.shards, n.lease, n.max_attempts, n.backoff, n.aging,
                    n.max_running, n.max_running_per_key, n.dead_letters, n.notify
               FROM jsonb_populate_record(q, settings) n)
-     WHERE q.queue = name;
+     WHERE q.queue COLLATE "default" = name;
 EXCEPTION
     WHEN check_violation OR not_null_violation OR data_exception THEN
         IF SQLSTATE IN ('22004', '22023') THEN
@@ -78,7 +78,7 @@ BEGIN
     INSERT INTO jobstate.queue (queue) VALUES (name) ON CONFLICT DO NOTHING;
     UPDATE jobstate.queue q
        SET paused_at = CASE WHEN pauses THEN clock_timestamp() END
-     WHERE q.queue = name AND q.paused_at IS NOT NULL <> pauses;
+     WHERE q.queue COLLATE "default" = name AND q.paused_at IS NOT NULL <> pauses;
     RETURN FOUND;
 END
 $$;
@@ -114,14 +114,14 @@ AS $$
 DECLARE
     name ALIAS FOR queue;
 BEGIN
-    PERFORM FROM jobstate.queue q WHERE q.queue = name;
+    PERFORM FROM jobstate.queue q WHERE q.queue COLLATE "default" = name;
     IF NOT FOUND THEN
         INSERT INTO jobstate.queue (queue) VALUES (name) ON CONFLICT DO NOTHING;
     END IF;
     INSERT INTO jobstate.queue_lane (queue, priority, shard)
     SELECT q.queue, p, s
       FROM jobstate.queue q, generate_series(0, q.shards - 1) s, unnest(priorities) p
-     WHERE q.queue = name
+     WHERE q.queue COLLATE "default" = name
        AND NOT EXISTS (SELECT FROM jobstate.queue_lane l
                         WHERE l.queue = q.queue AND l.priority = p AND l.shard = s)
      GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
@@ -146,7 +146,7 @@ BEGIN
     LOOP
         SELECT l.lane INTO number
           FROM (SELECT q.queue, coalesce($3, floor(random() * q.shards)::integer) % q.shards AS shard
-                  FROM jobstate.queue q WHERE q.queue = $1) q
+                  FROM jobstate.queue q WHERE q.queue COLLATE "default" = $1) q
           JOIN jobstate.queue_lane l ON l.queue = q.queue AND l.priority = $2 AND l.shard = q.shard;
         EXIT WHEN FOUND;
         PERFORM jobstate.queue_add_lanes($1, ARRAY[$2]);
@@ -167,7 +167,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 BEGIN
-    PERFORM pg_notify('jobstate_queue', q.queue) FROM jobstate.queue q WHERE q.queue = $1 AND q.notify;
+    PERFORM pg_notify('jobstate_queue', q.queue) FROM jobstate.queue q WHERE q.queue COLLATE "default" = $1 AND q.notify;
 END
 $$;
 COMMENT ON FUNCTION jobstate.queue_wake(text)
@@ -190,7 +190,7 @@ DECLARE
     due interval;
 BEGIN
     PERFORM jobstate.require_argument('queue', name);
-    SELECT q.paused_at, q.max_running, q.max_running_per_key INTO settings FROM jobstate.queue q WHERE q.queue = name;
+    SELECT q.paused_at, q.max_running, q.max_running_per_key INTO settings FROM jobstate.queue q WHERE q.queue COLLATE "default" = name;
     IF settings.paused_at IS NOT NULL THEN
         RETURN NULL;
     END IF;
@@ -205,7 +205,7 @@ BEGIN
     IF seen.is_free AND seen.is_full IS NOT TRUE THEN
         RETURN interval '0';
     END IF;
-    due := (SELECT min(w.run_at) - clock_timestamp() FROM jobstate.job_waiting w WHERE w.queue = name);
+    due := (SELECT min(w.run_at) - clock_timestamp() FROM jobstate.job_waiting w WHERE w.queue COLLATE "default" = name);
     RETURN CASE WHEN seen.is_full AND due < look_again THEN look_again
                 WHEN seen.is_some THEN least(due, look_again)
                 ELSE due END;

@@ -24,7 +24,7 @@ DECLARE
     ids bigint[] := ARRAY(
         SELECT u.id FROM unnest($2) w (unique_key)
          CROSS JOIN LATERAL (SELECT u.id FROM jobstate.unique_job u
-                              WHERE u.queue = $1 AND u.unique_key = w.unique_key LIMIT 1) u);
+                              WHERE u.queue COLLATE "default" = $1 AND u.unique_key COLLATE "default" = w.unique_key LIMIT 1) u);
 BEGIN
     IF ids = '{}' THEN
         RETURN;
@@ -34,7 +34,7 @@ BEGIN
           FROM jobstate.queue_find(ids) f
          CROSS JOIN (SELECT DISTINCT w.unique_key FROM unnest($2) w (unique_key)) w
          CROSS JOIN LATERAL (SELECT u.unique_key, u.id, u.states FROM jobstate.unique_job u
-                              WHERE u.queue = $1 AND u.unique_key = w.unique_key LIMIT 1) u
+                              WHERE u.queue COLLATE "default" = $1 AND u.unique_key COLLATE "default" = w.unique_key LIMIT 1) u
          WHERE u.id = f.id AND jobstate.queue_state_name(f.state_id) = ANY (u.states);
 END
 $$;
@@ -80,13 +80,13 @@ BEGIN
         CONTINUE WHEN CASE WHEN owner = wish.id THEN $4 IS NULL
                            ELSE EXISTS (SELECT FROM jobstate.queue_key_holders($1, ARRAY[wish.unique_key])) END;
         UPDATE jobstate.unique_job u SET id = wish.id, states = usual
-         WHERE u.queue = $1 AND u.unique_key = wish.unique_key;
+         WHERE u.queue COLLATE "default" = $1 AND u.unique_key COLLATE "default" = wish.unique_key;
     END LOOP;
     RETURN QUERY
         SELECT w.id, u.id
           FROM unnest($2, $3) w (unique_key, id)
          CROSS JOIN LATERAL (SELECT u.id FROM jobstate.unique_job u
-                              WHERE u.queue = $1 AND u.unique_key = w.unique_key LIMIT 1) u;
+                              WHERE u.queue COLLATE "default" = $1 AND u.unique_key COLLATE "default" = w.unique_key LIMIT 1) u;
 END
 $$;
 COMMENT ON FUNCTION jobstate.queue_take_keys(text, text[], bigint[], text[])

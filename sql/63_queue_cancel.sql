@@ -145,7 +145,7 @@ BEGIN
     PERFORM jobstate.require_argument('queue', $1);
     PERFORM jobstate.require_argument('unique_key', $2);
     SELECT u.id INTO cancel_unique.id FROM jobstate.unique_job u
-     WHERE u.queue = $1 AND u.unique_key = $2;
+     WHERE u.queue COLLATE "default" = $1 AND u.unique_key COLLATE "default" = $2;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'no job of queue "%" has the unique key "%"', $1, $2
             USING ERRCODE = 'JS002',
@@ -173,7 +173,7 @@ BEGIN
     PERFORM jobstate.queue_require_filter($1 IS NOT NULL OR $2 IS NOT NULL, $3);
     meant := ARRAY(SELECT j.id FROM jobstate.job j
                     WHERE j.state_id IN (1, 2, 3)
-                      AND ($1 IS NULL OR j.queue = $1) AND ($2 IS NULL OR j.kind = $2));
+                      AND ($1 IS NULL OR j.queue COLLATE "default" = $1) AND ($2 IS NULL OR j.kind = $2));
     SELECT count(*) FILTER (WHERE c.outcome = 'cancelled'), count(*) FILTER (WHERE c.outcome = 'requested')
       INTO cancel_all.cancelled, cancel_all.requested
       FROM jobstate.cancel(meant) c;

@@ -45,7 +45,7 @@ BEGIN
     PERFORM jobstate.queue_require_filter($1 IS NOT NULL OR $2 IS NOT NULL OR $3 IS NOT NULL, $4, $3);
     RETURN ARRAY(SELECT j.id FROM jobstate.job j
                   WHERE j.state_id = 5
-                    AND ($1 IS NULL OR j.queue = $1) AND ($2 IS NULL OR j.kind = $2)
+                    AND ($1 IS NULL OR j.queue COLLATE "default" = $1) AND ($2 IS NULL OR j.kind = $2)
                     AND ($3 IS NULL OR j.finished_at <= clock_timestamp() - $3));
 END
 $$;
@@ -63,7 +63,7 @@ AS $$
 BEGIN
     PERFORM jobstate.queue_require_filter($1 IS NOT NULL OR $2 IS NOT NULL OR $3 IS NOT NULL, $4, $3);
     RETURN ARRAY(SELECT d.id FROM jobstate.dead_letter d
-                  WHERE ($1 IS NULL OR d.queue = $1) AND ($2 IS NULL OR d.kind = $2)
+                  WHERE ($1 IS NULL OR d.queue COLLATE "default" = $1) AND ($2 IS NULL OR d.kind = $2)
                     AND ($3 IS NULL OR d.died_at <= clock_timestamp() - $3));
 END
 $$;

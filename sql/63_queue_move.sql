@@ -12,7 +12,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     shard smallint := coalesce((SELECT l.shard FROM jobstate.queue_lane l WHERE l.lane = earlier >> 48), 0)
-                      % coalesce((SELECT q.shards FROM jobstate.queue q WHERE q.queue = $1), 1);
+                      % coalesce((SELECT q.shards FROM jobstate.queue q WHERE q.queue COLLATE "default" = $1), 1);
 BEGIN
     RETURN jobstate.queue_position(jobstate.queue_lane_of($1, $2, shard));
 END
@@ -281,7 +281,7 @@ BEGIN
     PERFORM jobstate.require_argument('queue', $2);
     held := jobstate.queue_hold(ids);
     held := ARRAY(SELECT j.position FROM jobstate.job j
-                   WHERE j.position = ANY (held) AND j.state_id IN (1, 3) AND j.queue <> $2);
+                   WHERE j.position = ANY (held) AND j.state_id IN (1, 3) AND j.queue COLLATE "default" <> $2);
     refused := jobstate.queue_keys_move(held, $2);
     SELECT array_agg(j.id ORDER BY j.id) AS ids, array_agg(j.position) AS positions INTO mover
       FROM jobstate.job j WHERE j.position = ANY (held) AND j.id <> ALL (refused);

@@ -37,7 +37,7 @@ BEGIN
                            FROM (SELECT u.queue, jobstate.low_end('jobstate.job_waiting', 'run_at',
                                                      format('queue = %L', u.queue), 1) AS since
                                    FROM jobstate.queue u
-                                  WHERE $1 IS NULL OR u.queue = $1 OFFSET 0) q
+                                  WHERE $1 IS NULL OR u.queue COLLATE "default" = $1 OFFSET 0) q
                           CROSS JOIN LATERAL (
                                 SELECT d.position FROM jobstate.job_waiting d
                                  WHERE d.queue = q.queue AND d.run_at BETWEEN q.since AND clock_timestamp()

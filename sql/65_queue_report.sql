@@ -61,7 +61,7 @@ BEGIN
         SELECT min(head.run_at)
           FROM (SELECT l.lane::bigint << 48 AS lane_start,
                        coalesce((SELECT max(w.floor) FROM jobstate.queue_window w WHERE w.lane = l.lane), 0) AS floor
-                  FROM jobstate.queue_lane l WHERE l.queue = $1) b,
+                  FROM jobstate.queue_lane l WHERE l.queue COLLATE "default" = $1) b,
                LATERAL (SELECT j.run_at FROM jobstate.job j
                          WHERE j.position >= greatest(b.lane_start, b.floor)
                            AND j.position < b.lane_start + (1::bigint << 48)

@@ -87,7 +87,7 @@ AS $$
 BEGIN
     PERFORM jobstate.require_argument('id', id);
     RETURN (SELECT jobstate.store_record(s.fields, s.state_id) FROM jobstate.store s
-             WHERE s.id = $1 AND s.expires_at > clock_timestamp());
+             WHERE s.id COLLATE "default" = $1 AND s.expires_at > clock_timestamp());
 END
 $$;
 COMMENT ON FUNCTION jobstate.store_get(text)
@@ -124,7 +124,7 @@ BEGIN
                coalesce(jobstate.store_time(s.fields ->> 'created_at'), s.created_at),
                jobstate.store_time(s.fields ->> 'completed_at'), s.attempt, s.expires_at
           FROM jobstate.store s
-         WHERE s.id = $1 AND s.expires_at > clock_timestamp();
+         WHERE s.id COLLATE "default" = $1 AND s.expires_at > clock_timestamp();
 END
 $$;
 COMMENT ON FUNCTION jobstate.store_status(text)

@@ -74,7 +74,7 @@ AS $$
 BEGIN
     UPDATE jobstate.store s
        SET id = 'expired ' || gen_random_uuid(), expired_at = s.expires_at, check_at = NULL
-     WHERE s.id = $1 AND s.expires_at <= clock_timestamp();
+     WHERE s.id COLLATE "default" = $1 AND s.expires_at <= clock_timestamp();
     RETURN FOUND;
 END
 $$;
@@ -125,7 +125,7 @@ BEGIN
         RETURN false;
     END IF;
     -- a snapshot that is kept still sees a record that was removed since
-    IF (SELECT count(*) FROM jobstate.store s WHERE s.id = $1) > 1 THEN
+    IF (SELECT count(*) FROM jobstate.store s WHERE s.id COLLATE "default" = $1) > 1 THEN
         RAISE EXCEPTION 'could not serialize access due to concurrent delete'
             USING ERRCODE = 'serialization_failure', HINT = 'The transaction might succeed if retried.';
     END IF;
@@ -151,10 +151,10 @@ BEGIN
     PERFORM jobstate.store_check_id(id, record);
     WHILE NOT jobstate.store_insert(id, record, lives) LOOP
         IF NOT jobstate.store_put_aside(id) THEN
-            DELETE FROM jobstate.store s WHERE s.id = $1;
+            DELETE FROM jobstate.store s WHERE s.id COLLATE "default" = $1;
         END IF;
     END LOOP;
-    RETURN (SELECT jobstate.store_record(s.fields, s.state_id) FROM jobstate.store s WHERE s.id = $1);
+    RETURN (SELECT jobstate.store_record(s.fields, s.state_id) FROM jobstate.store s WHERE s.id COLLATE "default" = $1);
 END
 $$;
 COMMENT ON FUNCTION jobstate.store_create(text, jsonb, interval)
@@ -172,7 +172,7 @@ DECLARE
     present record;
 BEGIN
     SELECT s.token, s.attempt INTO present FROM jobstate.store s
-     WHERE s.id = $1 AND s.expires_at > clock_timestamp();
+     WHERE s.id COLLATE "default" = $1 AND s.expires_at > clock_timestamp();
     IF NOT FOUND THEN
         PERFORM jobstate.require_argument('id', id);
         PERFORM jobstate.store_missing(id);
@@ -199,7 +199,7 @@ DECLARE
 BEGIN
     LOOP
         SELECT s.state_id, s.fields, s.expires_at INTO state_id, fields, expires FROM jobstate.store s
-         WHERE s.id = $1 AND s.expires_at > clock_timestamp() AND ($2 IS NULL OR s.token = $2)
+         WHERE s.id COLLATE "default" = $1 AND s.expires_at > clock_timestamp() AND ($2 IS NULL OR s.token = $2)
            FOR NO KEY UPDATE;
         -- it may have waited, for one who wrote nothing in the end
         IF FOUND AND expires > clock_timestamp() THEN
@@ -231,7 +231,7 @@ BEGIN
            state_id = coalesce($3, s.state_id),
            percent = greatest(s.percent, told),
            expires_at = clock_timestamp() + s.ttl
-     WHERE s.id = $1
+     WHERE s.id COLLATE "default" = $1
     RETURNING jobstate.store_record(s.fields, s.state_id) INTO written;
     RETURN written;
 END
@@ -251,7 +251,7 @@ DECLARE
 BEGIN
     LOOP
         present := (SELECT jobstate.store_record(s.fields, s.state_id) FROM jobstate.store s
-                     WHERE s.id = $1 AND s.expires_at > clock_timestamp() AND ($2 IS NULL OR s.token = $2));
+                     WHERE s.id COLLATE "default" = $1 AND s.expires_at > clock_timestamp() AND ($2 IS NULL OR s.token = $2));
         IF present IS NOT NULL OR (upsert AND jobstate.store_get(id) IS NULL) THEN
             RETURN coalesce(present, '{}');
         END IF;
@@ -277,7 +277,7 @@ BEGIN
         PERFORM jobstate.store_look(id, token);
     ELSIF jobstate.store_insert(id, jobstate.store_given('fields', fields),
                                 jobstate.store_lifetime(jobstate.store_ttl())) THEN
-        RETURN (SELECT jobstate.store_record(s.fields, s.state_id) FROM jobstate.store s WHERE s.id = $1);
+        RETURN (SELECT jobstate.store_record(s.fields, s.state_id) FROM jobstate.store s WHERE s.id COLLATE "default" = $1);
     ELSE
         PERFORM jobstate.store_put_aside(id);
     END IF;

@@ -122,7 +122,7 @@ BEGIN
     IF nullif(present, 'null') IS DISTINCT FROM nullif(expected, 'null') THEN
         RETURN false;
     ELSIF field = 'progress' AND jobstate.store_percent(jsonb_build_object(field, value))
-                                 < (SELECT s.percent FROM jobstate.store s WHERE s.id = $1) THEN
+                                 < (SELECT s.percent FROM jobstate.store s WHERE s.id COLLATE "default" = $1) THEN
         RETURN false;
     ELSIF field = 'status' THEN
         PERFORM jobstate.store_write(id, '{}', jobstate.store_state(coalesce(value, 'null')));
@@ -169,7 +169,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM jobstate.require_argument('id', id);
-    DELETE FROM jobstate.store s WHERE s.id = $1 AND s.expires_at > clock_timestamp();
+    DELETE FROM jobstate.store s WHERE s.id COLLATE "default" = $1 AND s.expires_at > clock_timestamp();
     RETURN FOUND;
 END
 $$;
@@ -202,7 +202,7 @@ DECLARE
     now CONSTANT timestamptz := clock_timestamp();
 BEGIN
     DELETE FROM jobstate.store s
-     WHERE s.id = $1 AND s.expires_at > clock_timestamp() AND s.state_id IN (6, 7)
+     WHERE s.id COLLATE "default" = $1 AND s.expires_at > clock_timestamp() AND s.state_id IN (6, 7)
     RETURNING * INTO earlier;
     IF NOT FOUND THEN
         RETURN NULL;
@@ -242,12 +242,12 @@ BEGIN
         UPDATE jobstate.store s
            SET state_id = state, attempt = s.attempt + 1, token = gen_random_uuid(), percent = 0,
                fields = jobstate.store_afresh(s.fields), expires_at = clock_timestamp() + s.ttl
-         WHERE s.id = $1 AND s.expires_at > clock_timestamp() AND s.state_id NOT IN (6, 7);
+         WHERE s.id COLLATE "default" = $1 AND s.expires_at > clock_timestamp() AND s.state_id NOT IN (6, 7);
         EXIT WHEN FOUND OR jobstate.store_restart($1, state, restart) IS NOT NULL;
     END LOOP;
     SELECT s.token, s.attempt, jobstate.store_record(s.fields, s.state_id)
       INTO store_begin.token, store_begin.attempt, store_begin.record
-      FROM jobstate.store s WHERE s.id = $1;
+      FROM jobstate.store s WHERE s.id COLLATE "default" = $1;
 END
 $$;
 COMMENT ON FUNCTION jobstate.store_begin(text, text, boolean)

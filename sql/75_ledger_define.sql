@@ -27,7 +27,7 @@ BEGIN
        SET ("interval", lease, max_failures, cap, budget) =
            (SELECT n."interval", n.lease, n.max_failures, n.cap, n.budget
               FROM jsonb_populate_record(p, settings) n)
-     WHERE p.processor = name;
+     WHERE p.processor COLLATE "C" = name;
 EXCEPTION
     WHEN check_violation OR not_null_violation OR data_exception THEN
         IF SQLSTATE IN ('22004', '22023') THEN
@@ -65,7 +65,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     RETURN coalesce((SELECT p.max_failures FROM jobstate.ledger_processor p
-                      WHERE p.processor = ledger_max_failures.processor), 5);
+                      WHERE p.processor COLLATE "C" = ledger_max_failures.processor), 5);
 END
 $$;
 COMMENT ON FUNCTION jobstate.ledger_max_failures(text)
@@ -85,7 +85,7 @@ BEGIN
         RETURN lease;
     END IF;
     RETURN coalesce((SELECT p.lease FROM jobstate.ledger_processor p
-                      WHERE p.processor = ledger_lease.processor), interval '900 s');
+                      WHERE p.processor COLLATE "C" = ledger_lease.processor), interval '900 s');
 END
 $$;
 COMMENT ON FUNCTION jobstate.ledger_lease(text, interval)
@@ -104,8 +104,8 @@ DECLARE
     known record;
 BEGIN
     SELECT l.state, l.claimed_by, l.lease_until INTO known FROM jobstate.ledger l
-     WHERE l.processor = $1 AND l.item = $2;
-    IF EXISTS (SELECT FROM jobstate.ledger_run r WHERE r.processor = $1 AND r.token = $3) THEN
+     WHERE l.processor COLLATE "C" = $1 AND l.item COLLATE "C" = $2;
+    IF EXISTS (SELECT FROM jobstate.ledger_run r WHERE r.processor COLLATE "C" = $1 AND r.token = $3) THEN
         PERFORM jobstate.ledger_refuse_run($1);
     ELSIF known.state IS NULL THEN
         RAISE EXCEPTION 'item "%" is not in the ledger of processor "%"', $2, $1

@@ -25,7 +25,7 @@ BEGIN
     FOR ended IN
         SELECT l.processor, l.item, l.run_id FROM jobstate.ledger l
          WHERE l.lease_until BETWEEN since AND clock_timestamp()
-           AND ($1 IS NULL OR l.processor = $1) AND ($2 IS NULL OR l.item = ANY ($2))
+           AND ($1 IS NULL OR l.processor COLLATE "C" = $1) AND ($2 IS NULL OR l.item COLLATE "C" = ANY ($2))
          ORDER BY l.processor, l.item LIMIT $3
            FOR NO KEY UPDATE SKIP LOCKED
     LOOP
@@ -33,7 +33,7 @@ BEGIN
            SET state = CASE WHEN l.failures + 1 >= jobstate.ledger_max_failures(l.processor)
                             THEN 'dead' ELSE 'failing' END,
                failures = l.failures + 1, error = 'the lease ended', retry_at = NULL, lease_until = NULL
-         WHERE l.processor = ended.processor AND l.item = ended.item;
+         WHERE l.processor COLLATE "C" = ended.processor AND l.item = ended.item;
         PERFORM jobstate.ledger_record(ended.processor, ended.run_id, 'error', ended.item, 0, 'the lease ended');
         expired := expired + 1;
     END LOOP;
@@ -64,21 +64,21 @@ BEGIN
     WITH born AS (
         INSERT INTO jobstate.ledger (processor, item, state, attempt, claimed_by, token, lease_until, run_id)
         SELECT $1, i, 'claimed', 1, $6, $7, $8, $9 FROM unnest($2) i
-         WHERE NOT EXISTS (SELECT FROM jobstate.ledger l WHERE l.processor = (SELECT $1) AND l.item = i)
+         WHERE NOT EXISTS (SELECT FROM jobstate.ledger l WHERE l.processor COLLATE "C" = (SELECT $1) AND l.item COLLATE "C" = i)
          ORDER BY i COLLATE "C"
             ON CONFLICT DO NOTHING RETURNING item)
     SELECT coalesce(array_agg(b.item), '{}') INTO fresh FROM born b;
     PERFORM jobstate.ledger_expire($1, $2);
     locked := ARRAY(SELECT l.item FROM jobstate.ledger l
-                     WHERE l.processor = (SELECT $1) AND l.item = ANY ($2) AND l.item <> ALL (fresh)
+                     WHERE l.processor COLLATE "C" = (SELECT $1) AND l.item COLLATE "C" = ANY ($2) AND l.item COLLATE "C" <> ALL (fresh)
                      ORDER BY l.item FOR NO KEY UPDATE SKIP LOCKED);
     WITH taken AS (
         UPDATE jobstate.ledger l
            SET state = 'claimed', attempt = l.attempt + 1, claimed_by = $6, token = $7,
                lease_until = $8, run_id = $9
-         WHERE l.processor = (SELECT $1)
-           AND l.item IN (SELECT u.item FROM jobstate.ledger_unprocessed($1, $2, $3, $4, $5) u
-                           WHERE u.item = ANY (locked))
+         WHERE l.processor COLLATE "C" = (SELECT $1)
+           AND l.item COLLATE "C" IN (SELECT u.item FROM jobstate.ledger_unprocessed($1, $2, $3, $4, $5) u
+                           WHERE u.item COLLATE "C" = ANY (locked))
         RETURNING l.item)
     SELECT coalesce(array_agg(t.item), '{}') INTO again FROM taken t;
     RETURN fresh || again;
@@ -100,13 +100,13 @@ DECLARE
     used bigint;
 BEGIN
     IF $3 IS NULL THEN
-        SELECT p.cap INTO run FROM jobstate.ledger_processor p WHERE p.processor = $1;
+        SELECT p.cap INTO run FROM jobstate.ledger_processor p WHERE p.processor COLLATE "C" = $1;
         RETURN CASE WHEN n > 0 THEN n WHEN n IS NOT NULL THEN NULL WHEN FOUND THEN run.cap ELSE 50 END;
     END IF;
-    SELECT r.cap, r.stop_at INTO run FROM jobstate.ledger_run r WHERE r.processor = $1 AND r.id = $3;
+    SELECT r.cap, r.stop_at INTO run FROM jobstate.ledger_run r WHERE r.processor COLLATE "C" = $1 AND r.id = $3;
     SELECT coalesce(sum(CASE o.kind WHEN 'taken' THEN o.n ELSE -1 END), 0) INTO used
       FROM jobstate.ledger_outcome o
-     WHERE o.processor = $1 AND o.run_id = $3 AND o.kind IN ('taken', 'skipped', 'released');
+     WHERE o.processor COLLATE "C" = $1 AND o.run_id = $3 AND o.kind IN ('taken', 'skipped', 'released');
     RETURN CASE WHEN run.stop_at <= clock_timestamp() THEN 0
                 ELSE least(CASE WHEN n > 0 THEN n END,
                            CASE WHEN run.cap IS NOT NULL THEN greatest(run.cap - used, 0) END) END;
@@ -153,7 +153,7 @@ BEGIN
       FROM jobstate.ledger_unprocessed($1, $2, $3, $4, $5) u
      WHERE in_run IS NULL
         OR NOT EXISTS (SELECT FROM jobstate.ledger l
-                        WHERE l.processor = (SELECT $1) AND l.item = u.item AND l.run_id = in_run);
+                        WHERE l.processor COLLATE "C" = (SELECT $1) AND l.item COLLATE "C" = u.item AND l.run_id = in_run);
     WHILE looked < cardinality(found_items) AND (allowed IS NULL OR cardinality(got) < allowed) LOOP
         upto := least(looked + coalesce(allowed - cardinality(got), 1000), cardinality(found_items));
         got := got || jobstate.ledger_claim_rows($1, found_items[looked + 1:upto],
@@ -168,7 +168,7 @@ BEGIN
     RETURN QUERY
         SELECT l.item, min(c.nth), secret, l.attempt, at, until
           FROM unnest(found_items[:looked], nths[:looked]) c (item, nth)
-          JOIN jobstate.ledger l ON l.processor = (SELECT $1) AND l.item = c.item AND l.token = secret
+          JOIN jobstate.ledger l ON l.processor COLLATE "C" = (SELECT $1) AND l.item COLLATE "C" = c.item AND l.token = secret
          GROUP BY l.item, l.attempt ORDER BY 2;
 END
 $$;
@@ -212,13 +212,13 @@ BEGIN
     PERFORM jobstate.require_argument('items', $2);
     PERFORM jobstate.require_argument('token', $3);
     held := ARRAY(SELECT l.item FROM jobstate.ledger l
-                   WHERE l.processor = $1 AND l.item = ANY ($2) AND l.token = $3 AND l.state = 'claimed'
+                   WHERE l.processor COLLATE "C" = $1 AND l.item COLLATE "C" = ANY ($2) AND l.token = $3 AND l.state = 'claimed'
                    ORDER BY l.item FOR NO KEY UPDATE);
     SELECT min(i COLLATE "C") INTO lost FROM unnest($2) i WHERE i <> ALL (held);
     IF lost IS NOT NULL THEN
         PERFORM jobstate.ledger_refuse($1, lost);
     END IF;
-    UPDATE jobstate.ledger l SET lease_until = until WHERE l.processor = $1 AND l.item = ANY (held);
+    UPDATE jobstate.ledger l SET lease_until = until WHERE l.processor COLLATE "C" = $1 AND l.item COLLATE "C" = ANY (held);
     RETURN until;
 END
 $$;
@@ -246,7 +246,7 @@ BEGIN
     SELECT l.run_id, CASE WHEN l.processed_at IS NOT NULL AND (skipped OR l.failures = 0) THEN 'processed'
                           WHEN l.failures > 0 THEN 'failing' ELSE 'pending' END
       INTO run, becomes FROM jobstate.ledger l
-     WHERE l.processor = $1 AND l.item = $2 AND l.token = $3 AND l.state = 'claimed'
+     WHERE l.processor COLLATE "C" = $1 AND l.item COLLATE "C" = $2 AND l.token = $3 AND l.state = 'claimed'
        FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         PERFORM jobstate.ledger_refuse($1, $2, $3);
@@ -256,7 +256,7 @@ BEGIN
            failures = CASE becomes WHEN 'failing' THEN l.failures ELSE 0 END,
            error = CASE becomes WHEN 'failing' THEN l.error END,
            run_id = CASE WHEN skipped THEN l.run_id END
-     WHERE l.processor = $1 AND l.item = $2;
+     WHERE l.processor COLLATE "C" = $1 AND l.item COLLATE "C" = $2;
     PERFORM jobstate.ledger_record($1, run, CASE WHEN skipped THEN 'skipped' ELSE 'released' END, $2, 0);
     RETURN becomes;
 END

@@ -15,7 +15,7 @@ BEGIN
     UPDATE jobstate.ledger l
        SET state = CASE WHEN l.failures + 1 >= max_failures THEN 'dead' ELSE 'failing' END,
            failures = l.failures + 1, error = $3, retry_at = $5, lease_until = NULL
-     WHERE l.processor = $1 AND l.item = $2 AND l.token = $4 AND l.state = 'claimed'
+     WHERE l.processor COLLATE "C" = $1 AND l.item COLLATE "C" = $2 AND l.token = $4 AND l.state = 'claimed'
     RETURNING l.state, l.run_id INTO ledger_fail_claimed.state, ledger_fail_claimed.run_id;
 END
 $$;
@@ -103,14 +103,14 @@ BEGIN
     PERFORM jobstate.require_argument('processor', $1);
     WITH locked AS (
         SELECT l.item FROM jobstate.ledger l
-         WHERE l.processor = (SELECT $1) AND ($2 IS NULL OR l.item = ANY ($2)) AND ($3 IS NULL OR l.state = ANY ($3))
+         WHERE l.processor COLLATE "C" = (SELECT $1) AND ($2 IS NULL OR l.item COLLATE "C" = ANY ($2)) AND ($3 IS NULL OR l.state = ANY ($3))
            AND l.state <> 'pending'
          ORDER BY l.item FOR NO KEY UPDATE)
     UPDATE jobstate.ledger l
        SET state = 'pending', processed_at = NULL, items = 0, fingerprint = NULL, failures = 0, error = NULL,
            retry_at = NULL, token = NULL, lease_until = NULL, run_id = NULL
       FROM locked k
-     WHERE l.processor = (SELECT $1) AND l.item = k.item;
+     WHERE l.processor COLLATE "C" = (SELECT $1) AND l.item COLLATE "C" = k.item;
     GET DIAGNOSTICS n = ROW_COUNT;
     RETURN n;
 END
@@ -129,7 +129,7 @@ DECLARE
     n bigint;
 BEGIN
     PERFORM jobstate.require_argument('processors', processors);
-    DELETE FROM jobstate.ledger l WHERE l.processor = ANY (processors);
+    DELETE FROM jobstate.ledger l WHERE l.processor COLLATE "C" = ANY (processors);
     GET DIAGNOSTICS n = ROW_COUNT;
     RETURN n;
 END
@@ -158,10 +158,10 @@ BEGIN
         RETURN 0;
     END IF;
     DELETE FROM jobstate.ledger d
-     WHERE d.processor = (SELECT $1)
+     WHERE d.processor COLLATE "C" = (SELECT $1)
        AND d.item IN (SELECT l.item FROM jobstate.ledger l
-                       WHERE l.processor = (SELECT $1) AND l.state <> 'claimed'
-                         AND NOT EXISTS (SELECT FROM unnest($2) i WHERE i = l.item)
+                       WHERE l.processor COLLATE "C" = (SELECT $1) AND l.state <> 'claimed'
+                         AND NOT EXISTS (SELECT FROM unnest($2) i WHERE i = l.item COLLATE "C")
                          FOR UPDATE SKIP LOCKED);
     GET DIAGNOSTICS n = ROW_COUNT;
     RETURN n;
@@ -183,8 +183,8 @@ BEGIN
     PERFORM jobstate.require_argument('item', $2);
     PERFORM jobstate.require_argument('new_item', $3);
     UPDATE jobstate.ledger l SET item = $3
-     WHERE l.processor = $1 AND l.item = $2 AND l.state <> 'claimed'
-       AND NOT EXISTS (SELECT FROM jobstate.ledger o WHERE o.processor = $1 AND o.item = $3);
+     WHERE l.processor COLLATE "C" = $1 AND l.item COLLATE "C" = $2 AND l.state <> 'claimed'
+       AND NOT EXISTS (SELECT FROM jobstate.ledger o WHERE o.processor COLLATE "C" = $1 AND o.item COLLATE "C" = $3);
     RETURN FOUND;
 END
 $$;

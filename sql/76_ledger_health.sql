@@ -17,11 +17,11 @@ BEGIN
       FROM unnest($2, $3) c (item, modified_at)
      WHERE c.modified_at < $5
        AND NOT EXISTS (SELECT FROM jobstate.ledger l
-                        WHERE l.processor = (SELECT $1) AND l.item = c.item
+                        WHERE l.processor COLLATE "C" = (SELECT $1) AND l.item COLLATE "C" = c.item
                           AND (l.state = 'dead' OR l.processed_at > c.modified_at))
        AND ($4 IS NULL
             OR NOT EXISTS (SELECT FROM jobstate.ledger l
-                            WHERE l.processor = (SELECT $1) AND l.item = rtrim($4, '/') || '/' || c.item
+                            WHERE l.processor COLLATE "C" = (SELECT $1) AND l.item COLLATE "C" = rtrim($4, '/') || '/' || c.item
                               AND (l.state = 'dead' OR l.processed_at > c.modified_at)))
      ORDER BY c.modified_at, c.item COLLATE "C" LIMIT 1;
 END
@@ -100,7 +100,7 @@ BEGIN
         RETURN grace;
     END IF;
     RETURN 2 * coalesce((SELECT p."interval" FROM jobstate.ledger_processor p
-                          WHERE p.processor = ledger_grace.processor), interval '900 s');
+                          WHERE p.processor COLLATE "C" = ledger_grace.processor), interval '900 s');
 END
 $$;
 COMMENT ON FUNCTION jobstate.ledger_grace(text, interval)

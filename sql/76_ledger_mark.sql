@@ -30,7 +30,7 @@ DECLARE
     run bigint;
 BEGIN
     SELECT p.run_id INTO run FROM jobstate.ledger_processor p
-     WHERE p.processor = ledger_run_of.processor AND p.run_token = token
+     WHERE p.processor COLLATE "C" = ledger_run_of.processor AND p.run_token = token
        FOR KEY SHARE;
     RETURN run;
 END
@@ -51,7 +51,7 @@ BEGIN
     PERFORM jobstate.require_argument('processor', $1);
     PERFORM jobstate.require_argument('item', $2);
     RETURN EXISTS (SELECT FROM jobstate.ledger l
-                    WHERE l.processor = $1 AND l.item = $2 AND l.fingerprint = $3
+                    WHERE l.processor COLLATE "C" = $1 AND l.item COLLATE "C" = $2 AND l.fingerprint = $3
                       AND l.processed_at IS NOT NULL);
 END
 $$;
@@ -73,11 +73,11 @@ BEGIN
     UPDATE jobstate.ledger l
        SET state = 'processed', username = $3, items = $4, fingerprint = $5, processed_at = $6,
            failures = 0, error = NULL, retry_at = NULL, lease_until = NULL
-     WHERE l.processor = $1 AND l.item = $2 AND l.token = $7 AND l.state = 'claimed'
+     WHERE l.processor COLLATE "C" = $1 AND l.item COLLATE "C" = $2 AND l.token = $7 AND l.state = 'claimed'
     RETURNING l.processed_at, l.run_id INTO marked_at, run_id;
     IF NOT FOUND THEN
         SELECT l.processed_at INTO marked_at FROM jobstate.ledger l
-         WHERE l.processor = $1 AND l.item = $2 AND l.token = $7 AND l.state = 'processed';
+         WHERE l.processor COLLATE "C" = $1 AND l.item COLLATE "C" = $2 AND l.token = $7 AND l.state = 'processed';
     END IF;
 END
 $$;

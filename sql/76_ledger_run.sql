@@ -33,7 +33,7 @@ BEGIN
            LEFT JOIN pg_locks k ON k.locktype = 'transactionid' AND k.transactionid = p.xmax
                                AND k.mode = 'ExclusiveLock' AND k.granted
            LEFT JOIN pg_stat_activity a ON a.pid = k.pid
-     WHERE p.processor = $1;
+     WHERE p.processor COLLATE "C" = $1;
     by_run := held.run_id IS NOT NULL
         AND (NOT jobstate.ledger_run_over(held.run_hold, held.run_until, held.run_pid, held.run_backend)
              OR held.run_hold = 'transaction' AND held.run_until > clock_timestamp()
@@ -111,7 +111,7 @@ BEGIN
                        jsonb_agg(jsonb_build_object('item', o.item, 'error', o.error) ORDER BY o.id)
                            FILTER (WHERE o.kind = 'error'), '$[0 to 99]'), '[]'))
           FROM jobstate.ledger_outcome o
-         WHERE o.processor = $1 AND o.run_id = $2);
+         WHERE o.processor COLLATE "C" = $1 AND o.run_id = $2);
 END
 $$;
 COMMENT ON FUNCTION jobstate.ledger_run_sums(text, bigint)
@@ -134,9 +134,9 @@ DECLARE
 BEGIN
     FOR held IN
         SELECT l.item, l.token FROM jobstate.ledger l
-         WHERE l.lease_until >= (SELECT r.started_at FROM jobstate.ledger_run r WHERE r.processor = $1 AND r.id = $2)
+         WHERE l.lease_until >= (SELECT r.started_at FROM jobstate.ledger_run r WHERE r.processor COLLATE "C" = $1 AND r.id = $2)
            -- by leases, of which there are few; the primary key would pass all of the processor's items
-           AND (l.processor = $1) IS TRUE AND l.run_id = $2 AND l.state = 'claimed'
+           AND (l.processor COLLATE "C" = $1) IS TRUE AND l.run_id = $2 AND l.state = 'claimed'
          ORDER BY l.item FOR NO KEY UPDATE
     LOOP
         IF lost THEN
@@ -171,12 +171,12 @@ BEGIN
            error = $4, ended_at = clock_timestamp(),
            state = CASE WHEN $3 THEN 'lost' WHEN $4 IS NULL AND n.errors = 0 THEN 'succeeded' ELSE 'failed' END
       FROM jsonb_populate_record(NULL::jobstate.ledger_run, jobstate.ledger_run_sums($1, $2) || $5) n
-     WHERE r.processor = $1 AND r.id = $2 AND r.state = 'running'
+     WHERE r.processor COLLATE "C" = $1 AND r.id = $2 AND r.state = 'running'
     RETURNING r.state INTO becomes;
     UPDATE jobstate.ledger_processor p
        SET run_id = NULL, run_token = NULL, run_owner = NULL, run_since = NULL, run_until = NULL,
            run_hold = NULL, run_pid = NULL, run_backend = NULL
-     WHERE p.processor = $1 AND p.run_id = $2;
+     WHERE p.processor COLLATE "C" = $1 AND p.run_id = $2;
     RETURN becomes = 'succeeded';
 END
 $$;
@@ -200,7 +200,7 @@ DECLARE
     held jobstate.ledger_processor;
 BEGIN
     PERFORM jobstate.ledger_check_run($1, $2, $4);
-    SELECT p.* INTO held FROM jobstate.ledger_processor p WHERE p.processor = $1 FOR UPDATE SKIP LOCKED;
+    SELECT p.* INTO held FROM jobstate.ledger_processor p WHERE p.processor COLLATE "C" = $1 FOR UPDATE SKIP LOCKED;
     IF NOT FOUND THEN
         PERFORM jobstate.ledger_require_processor($1);
         PERFORM jobstate.ledger_run_busy($1);
@@ -220,7 +220,7 @@ BEGIN
        SET run_id = ledger_begin_run.run_id, run_token = ledger_begin_run.token, run_owner = $2, run_since = at,
            run_until = at + jobstate.ledger_lease($1, $3), run_hold = $4, run_pid = pg_backend_pid(),
            run_backend = (SELECT a.backend_start FROM pg_stat_activity a WHERE a.pid = pg_backend_pid())
-     WHERE p.processor = $1
+     WHERE p.processor COLLATE "C" = $1
     RETURNING p.run_until INTO lease_until;
 END
 $$;
@@ -256,7 +256,7 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF NOT EXISTS (SELECT FROM jobstate.ledger_processor p WHERE p.processor = $1) THEN
+    IF NOT EXISTS (SELECT FROM jobstate.ledger_processor p WHERE p.processor COLLATE "C" = $1) THEN
         RAISE EXCEPTION 'processor "%" does not exist', $1
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Make it with jobstate.ledger_define().';
@@ -279,7 +279,7 @@ BEGIN
     PERFORM jobstate.require_argument('processor', $1);
     PERFORM jobstate.require_argument('token', $2);
     PERFORM FROM jobstate.ledger_processor p
-      WHERE p.processor = $1 AND p.run_token = $2 FOR NO KEY UPDATE;
+      WHERE p.processor COLLATE "C" = $1 AND p.run_token = $2 FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         PERFORM jobstate.ledger_require_run($1, $2);
     END IF;
@@ -301,7 +301,7 @@ DECLARE
 BEGIN
     PERFORM jobstate.require_argument('processor', $1);
     PERFORM jobstate.require_argument('token', $2);
-    UPDATE jobstate.ledger_processor p SET run_until = until WHERE p.processor = $1 AND p.run_token = $2;
+    UPDATE jobstate.ledger_processor p SET run_until = until WHERE p.processor COLLATE "C" = $1 AND p.run_token = $2;
     IF NOT FOUND THEN
         PERFORM jobstate.ledger_require_run($1, $2);
     END IF;
@@ -354,12 +354,12 @@ BEGIN
     PERFORM jobstate.require_argument('token', $2);
     PERFORM jobstate.ledger_check_stats($4);
     SELECT p.run_id INTO run FROM jobstate.ledger_processor p
-     WHERE p.processor = $1 AND p.run_token = $2 FOR NO KEY UPDATE;
+     WHERE p.processor COLLATE "C" = $1 AND p.run_token = $2 FOR NO KEY UPDATE;
     IF FOUND THEN
         RETURN jobstate.ledger_close_run($1, run, false, $3, $4);
     END IF;
     SELECT r.state INTO ended FROM jobstate.ledger_run r
-     WHERE r.processor = $1 AND r.token = $2 AND r.state <> 'lost';
+     WHERE r.processor COLLATE "C" = $1 AND r.token = $2 AND r.state <> 'lost';
     IF NOT FOUND THEN
         PERFORM jobstate.ledger_require_run($1, $2);
     END IF;

@@ -64,7 +64,7 @@ BEGIN
          WHERE c.item IS NOT NULL
            AND NOT EXISTS (
                SELECT FROM jobstate.ledger l
-                WHERE l.processor = (SELECT $1) AND l.item = c.item
+                WHERE l.processor COLLATE "C" = (SELECT $1) AND l.item COLLATE "C" = c.item
                   AND CASE l.state
                       WHEN 'processed' THEN
                           CASE WHEN how = 'seed' THEN c.modified_at <= l.processed_at
@@ -99,7 +99,7 @@ BEGIN
                l.state, l.username, l.processed_at, l.items, l.fingerprint, l.failures, l.error,
                CASE WHEN l.state = 'claimed' THEN l.claimed_by END, l.lease_until
           FROM jobstate.ledger l
-         WHERE l.processor = $1 AND ($2 IS NULL OR l.item = ANY ($2))
+         WHERE l.processor COLLATE "C" = $1 AND ($2 IS NULL OR l.item COLLATE "C" = ANY ($2))
          ORDER BY l.item;
 END
 $$;
@@ -121,7 +121,7 @@ BEGIN
     SELECT max(l.processed_at), coalesce(sum(l.items), 0), count(*)
       INTO max_processed_at, items, processed
       FROM jobstate.ledger l
-     WHERE l.processor = $1 AND l.processed_at >= $2;
+     WHERE l.processor COLLATE "C" = $1 AND l.processed_at >= $2;
 END
 $$;
 COMMENT ON FUNCTION jobstate.ledger_activity(text, timestamptz)
@@ -136,7 +136,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM jobstate.require_argument('processor', $1);
-    RETURN (SELECT max(l.processed_at) FROM jobstate.ledger l WHERE l.processor = $1);
+    RETURN (SELECT max(l.processed_at) FROM jobstate.ledger l WHERE l.processor COLLATE "C" = $1);
 END
 $$;
 COMMENT ON FUNCTION jobstate.ledger_max_processed_at(text)

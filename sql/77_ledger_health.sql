@@ -61,8 +61,8 @@ BEGIN
       FROM (SELECT n.group_key ->> 'processor' AS processor,
                    sum(n.n) FILTER (WHERE n.state = 'failing') AS failing, sum(n.n) FILTER (WHERE n.state = 'dead') AS dead
               FROM jobstate.counts('jobstate.ledger') n GROUP BY 1) c
-     CROSS JOIN LATERAL (SELECT max(l.processed_at) AS latest FROM jobstate.ledger l WHERE l.processor = c.processor) d
-      LEFT JOIN jobstate.ledger_processor p ON p.processor = c.processor
+     CROSS JOIN LATERAL (SELECT max(l.processed_at) AS latest FROM jobstate.ledger l WHERE l.processor COLLATE "C" = c.processor) d
+      LEFT JOIN jobstate.ledger_processor p ON p.processor COLLATE "C" = c.processor
      CROSS JOIN LATERAL (VALUES
             ('jobstate_ledger_failing', c.failing, '', 'items that failed and come again'),
             ('jobstate_ledger_dead', c.dead, '', 'items that failed for good'),

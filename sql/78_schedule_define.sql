@@ -70,7 +70,7 @@ AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM jobstate.require_argument('name', $1);
-    DELETE FROM jobstate.schedule s WHERE s.name = $1;
+    DELETE FROM jobstate.schedule s WHERE s.name COLLATE "C" = $1;
     RETURN FOUND;
 END
 $$;
@@ -89,7 +89,7 @@ BEGIN
     PERFORM jobstate.require_argument('name', $1);
     PERFORM jobstate.require_argument('paused', $2);
     UPDATE jobstate.schedule s SET paused_at = CASE WHEN $2 THEN clock_timestamp() END
-     WHERE s.name = $1 AND (s.paused_at IS NOT NULL) <> $2;
+     WHERE s.name COLLATE "C" = $1 AND (s.paused_at IS NOT NULL) <> $2;
     RETURN FOUND;
 END
 $$;

@@ -110,7 +110,7 @@ BEGIN
                last_error = CASE WHEN s.state = 'running' THEN 'it was not finished' ELSE s.last_error END
           FROM (SELECT d.name, d.next_at, d.last_run FROM jobstate.schedule d
                  WHERE d.next_at <= now AND d.queue IS NULL AND d.paused_at IS NULL
-                   AND ($3 IS NULL OR d.name = ANY ($3))
+                   AND ($3 IS NULL OR d.name COLLATE "C" = ANY ($3))
                    AND NOT jobstate.schedule_in_flight(d.state, d.lease_until, d.hold, d.pid, d.backend)
                  ORDER BY d.next_at, d.name LIMIT $2
                    FOR NO KEY UPDATE SKIP LOCKED) o
@@ -153,7 +153,7 @@ AS $$
 DECLARE
     known record;
 BEGIN
-    SELECT s.state, s.taken_by, s.lease_until INTO known FROM jobstate.schedule s WHERE s.name = $1;
+    SELECT s.state, s.taken_by, s.lease_until INTO known FROM jobstate.schedule s WHERE s.name COLLATE "C" = $1;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'schedule "%" does not exist', $1
             USING ERRCODE = 'JS002', HINT = 'See jobstate.schedule for those that do.';
@@ -190,11 +190,11 @@ BEGIN
            last_error = CASE WHEN NOT $3 THEN coalesce($4, 'it failed') END,
            last_ended_at = clock_timestamp(),
            last_success_at = CASE WHEN $3 THEN clock_timestamp() ELSE s.last_success_at END
-     WHERE s.name = $1 AND s.token = $2 AND s.state = 'running'
+     WHERE s.name COLLATE "C" = $1 AND s.token = $2 AND s.state = 'running'
     RETURNING s.next_at INTO due;
     IF NOT FOUND THEN
         SELECT s.next_at INTO due FROM jobstate.schedule s
-         WHERE s.name = $1 AND s.token = $2;
+         WHERE s.name COLLATE "C" = $1 AND s.token = $2;
     END IF;
     IF due IS NULL THEN
         PERFORM jobstate.schedule_refuse($1);
@@ -220,7 +220,7 @@ BEGIN
     PERFORM jobstate.require_argument('token', $2);
     PERFORM jobstate.require_positive('lease', $3 IS NULL OR $3 > interval '0');
     UPDATE jobstate.schedule s SET lease_until = clock_timestamp() + coalesce($3, s.lease)
-     WHERE s.name = $1 AND s.token = $2 AND s.state = 'running'
+     WHERE s.name COLLATE "C" = $1 AND s.token = $2 AND s.state = 'running'
     RETURNING s.lease_until INTO until;
     IF NOT FOUND THEN
         PERFORM jobstate.schedule_refuse($1);

@@ -107,8 +107,8 @@ BEGIN
     SELECT a.id, a.state, o.deployment INTO apply_id, state, deployment
       FROM jobstate.apply a JOIN jobstate.operation o ON o.apply_id = a.id
      WHERE coalesce(a.reaped_at, 'infinity') = 'infinity'   -- not reaped, in the words of the index apply_database
-       AND a.database_name = $1 AND a.database_type = $2 AND a.environment = $3
-       AND o.deployment = ANY ($4)
+       AND a.database_name COLLATE "default" = $1 AND a.database_type COLLATE "default" = $2 AND a.environment COLLATE "default" = $3
+       AND o.deployment COLLATE "default" = ANY ($4)
        AND (a.completed_at IS NULL OR jobstate.apply_is_at_work(a.id))
      ORDER BY a.id, o.id LIMIT 1;
 END
@@ -253,7 +253,7 @@ BEGIN
     PERFORM jobstate.apply_add_operations(apply_id, $4, $6, $7);
     UPDATE jobstate.apply_target t
        SET apply_id = apply_create.apply_id
-     WHERE t.database_name = $1 AND t.database_type = $2 AND t.environment = $3 AND t.deployment = ANY (deployments);
+     WHERE t.database_name COLLATE "default" = $1 AND t.database_type COLLATE "default" = $2 AND t.environment COLLATE "default" = $3 AND t.deployment COLLATE "default" = ANY (deployments);
 END
 $$;
 COMMENT ON FUNCTION jobstate.apply_create(text, text, text, jsonb, text, text, text, integer, text, jsonb)

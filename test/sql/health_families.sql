@@ -4,7 +4,7 @@
 SET client_min_messages = warning;
 SELECT jobstate.install(f) FROM unnest('{store,ledger,schedule,queue}'::text[]) f;
 CREATE VIEW regress_found AS
-    SELECT check_name, object, status, regexp_replace(detail, '\d{4}-\d\d-\d\d [0-9:+-]+', 'TIME', 'g') AS detail, fix
+    SELECT check_name, object, status, regexp_replace(regexp_replace(detail, '^run \d+', 'run N'), '\d{4}-\d\d-\d\d [0-9:+-]+', 'TIME', 'g') AS detail, fix
       FROM jobstate.health(deep => true) WHERE check_name ~ '^(store|ledger|schedule|health)';
 CREATE VIEW regress_metrics AS
     SELECT name, labels, CASE WHEN name ~ 'seconds$' THEN round(value / 60) ELSE value END AS value

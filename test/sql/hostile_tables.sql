@@ -96,7 +96,7 @@ CREATE FUNCTION pg_temp.derived() RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE regress_d.child SET state = 'done';
     PERFORM jobstate.derive_now();
-    RETURN (SELECT concat_ws(', ', state, substr(ended::text, 1, 2), error, reason) FROM regress_d.parent);
+    RETURN (SELECT concat_ws(', ', state, CASE WHEN ended::text <> '' THEN 'ended' END, error, reason) FROM regress_d.parent);
 END
 $$;
 CREATE FUNCTION pg_temp.derived_after(change text) RETURNS SETOF text LANGUAGE sql AS $$

@@ -147,6 +147,17 @@ sub memory_is_limited
 		$session->quit;
 	}
 
+	# so it is with the table of parents that are to be derived, which no savepoint takes back
+	for my $limit (map { $megabytes * $_ / 20 } 4, 6)
+	{
+		$session = limited_session($limit);
+		like(answer($session, 'BEGIN; SAVEPOINT s; INSERT INTO parent SELECT n FROM generate_series(1000, 3000000) n'),
+			qr/out of memory/, "so many parents in a savepoint do not fit into $limit MB");
+		answer($session, 'ROLLBACK TO s; INSERT INTO parent SELECT -n FROM generate_series(1, 1000) n; ROLLBACK');
+		is(answer($session, 'SELECT count(*) FROM parent'), '12', 'what was before is right, the session goes on');
+		$session->quit;
+	}
+
 	$session = limited_session($megabytes);
 	is(answer($session, $insert), '', "$keys keys in one transaction go to the log early, in $megabytes MB");
 	$session->quit;
