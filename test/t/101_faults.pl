@@ -30,6 +30,7 @@ autovacuum = off
 log_statement = none
 restart_after_crash = on
 jobstate.auto_maintain = off
+jit = off
 });
 {
 	local $ENV{JOBSTATE_NOSPACE} = $marker;
