@@ -47,6 +47,21 @@ SELECT jobstate.upload_decide(97, 'commit 7' || left(other, 0)), jobstate.upload
 SELECT idx_tup_fetch - :before < 20 AS few, seq_tup_read FROM pg_stat_xact_user_tables WHERE relid = 'jobstate.upload_scope'::regclass;
 ROLLBACK;
 
+-- So are one record of a thousand, one unique key and one target.
+BEGIN;
+SELECT count(jobstate.store_create('record ' || n, '{"status": "queued", "input": {}, "result": null}')) FROM generate_series(1, 1000) n;
+SELECT count(e.id) FROM generate_series(1, 1000) n, jobstate.enqueue('collated', 'k', unique_key => 'key ' || n) e;
+SELECT count(apply_id) FROM generate_series(1, 300) n, jobstate.apply_create('collated', 'type', 'env ' || n, '[{"deployment": "eu"}]');
+ANALYZE jobstate.store, jobstate.unique_job, jobstate.apply_target, jobstate.apply, jobstate.operation;
+CREATE TEMP VIEW looked_at AS SELECT relid::regclass AS looked_at, idx_tup_fetch + seq_tup_read AS rows FROM pg_stat_xact_user_tables
+ WHERE relid IN ('jobstate.store'::regclass, 'jobstate.unique_job'::regclass, 'jobstate.apply_target'::regclass);
+CREATE TEMP TABLE before AS SELECT * FROM looked_at;
+SELECT jobstate.store_get('record 7' || left(key, 0)) IS NOT NULL AS found FROM regress_said;
+SELECT count(*) FROM regress_said, jobstate.enqueue(key, word, unique_key => 'key 7' || left(key, 0));
+SELECT apply_id IS NOT NULL AS created FROM regress_said, jobstate.apply_create(key, 'type' || left(key, 0), 'env' || left(key, 0), '[{"deployment": "eu"}]');
+SELECT looked_at, l.rows - coalesce(b.rows, 0) < 20 AS few FROM looked_at l LEFT JOIN before b USING (looked_at) ORDER BY looked_at::text COLLATE "C";
+ROLLBACK;
+
 DELETE FROM jobstate.upload WHERE repo_id = 97;
 DELETE FROM jobstate.upload_scope WHERE repo_id = 97;
 DELETE FROM jobstate.operation o USING jobstate.apply a WHERE a.id = o.apply_id AND a.database_name = 'collated';
